@@ -1,0 +1,51 @@
+"""The `djinn` command: `djinn serve` starts a server, `djinn status` shows one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from djinn.client.client import connect
+from djinn.errors import DjinnError
+from djinn.sizes import format_bytes
+
+DEFAULT_ENDPOINT = "tcp://127.0.0.1:5556"
+
+
+def status(endpoint: str) -> str:
+    """Model, budget, live bytes by tier and sessions by state of a running server, as lines to read."""
+    with connect(endpoint, timeout=10.0) as client:
+        server, stats = client.server, client.stats()
+    lives = stats["bytes"]
+    lines = [
+        f"{endpoint}: {server.model['name']} ({server.model['source']}, {server.model['dtype']}) on {server.device}, djinn {server.server_version}",
+        f"arena      {format_bytes(lives['device_bytes']):>10} live of {format_bytes(lives['arena_bytes'])}",
+        f"host pool  {format_bytes(lives['host_bytes']):>10} live of {format_bytes(lives['host_budget_bytes'])}",
+        f"paged      {format_bytes(lives['evicted_bytes']):>10} out in {lives['evictions']}, {format_bytes(lives['restored_bytes'])} back in {lives['restores']}",
+        "sessions   " + (", ".join(f"{count} {state}" for state, count in sorted(stats["sessions"].items())) or "none"),
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["serve"]:  # the server's own options, with torch, are loaded only for it
+        from djinn.server.server_main import main as serve
+
+        return serve(argv[1:])
+    parser = argparse.ArgumentParser(prog="djinn", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("serve", help="start a server (djinn serve --help)")
+    show = commands.add_parser("status", help="show a running server")
+    show.add_argument("--server", default=DEFAULT_ENDPOINT, help="default: %(default)s")
+    args = parser.parse_args(argv)
+    try:
+        print(status(args.server))
+    except DjinnError as error:
+        print(f"djinn: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The client: numpy and ZeroMQ, no torch."""

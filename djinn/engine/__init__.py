@@ -1,0 +1,1 @@
+"""Sessions, their requests, and the one thread that computes."""

@@ -1,0 +1,45 @@
+"""Apply an edit to a hidden state."""
+
+from __future__ import annotations
+
+import torch
+
+from djinn.edits import Ablate, Add, AnyEdit, ProjectOut, Scale, Set
+from djinn.errors import BadRequest
+
+
+def check(edit: AnyEdit, tokens: int, hidden_size: int) -> None:
+    """Raise BadRequest unless `edit` fits a state `(1, tokens, hidden_size)`: vector length and positions."""
+    wrong = [p for p in edit.positions or () if not -tokens <= p < tokens]
+    if wrong:
+        raise BadRequest(f"position {wrong[0]} is outside the paused pass of {tokens} tokens")
+    vector = getattr(edit, "vector", None)
+    if vector is not None and len(vector) != hidden_size:
+        raise BadRequest(f"the edit's vector has {len(vector)} numbers, the hidden size is {hidden_size}")
+    if isinstance(edit, ProjectOut) and not any(vector):
+        raise BadRequest("a direction of zero length cannot be projected out")
+    numbers = torch.tensor([edit.factor] if isinstance(edit, Scale) else vector or [0.0])
+    if not torch.isfinite(numbers).all():
+        raise BadRequest("an edit's numbers must be finite, not NaN or infinite")
+
+
+def apply(edit: AnyEdit, hidden: torch.Tensor) -> torch.Tensor:
+    """A new state `(1, tokens, hidden_size)` with `edit` applied; arithmetic in the state's dtype, as a hook would do."""
+    at = slice(None) if edit.positions is None else list(edit.positions)
+    out, rows = hidden.clone(), hidden[:, at]
+    match edit:
+        case Scale(factor=factor):
+            rows = rows * factor
+        case Add(vector=vector):
+            rows = rows + torch.tensor(vector, dtype=hidden.dtype, device=hidden.device)
+        case Set(vector=vector):
+            rows = torch.tensor(vector, dtype=hidden.dtype, device=hidden.device).expand_as(rows)
+        case Ablate():
+            rows = torch.zeros_like(rows)
+        case ProjectOut(vector=vector):
+            direction = torch.tensor(vector, dtype=torch.float32, device=hidden.device)
+            direction = direction / direction.norm()
+            wide = rows.float()
+            rows = (wide - (wide @ direction)[..., None] * direction).to(hidden.dtype)
+    out[:, at] = rows
+    return out

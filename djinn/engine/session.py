@@ -1,0 +1,91 @@
+"""What the server knows of one session, and what a client can ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from djinn.edits import AnyEdit
+from djinn.model.slabs import SlabCache
+from djinn.residence import Residence
+from djinn.states import Machine
+
+Logits = Literal["last", "all", "none"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A pass stopped, or tapped, after `layer` layers: enough to go on from there."""
+
+    name: str  # of the kept hidden state
+    layer: int
+    ids: tuple[int, ...]  # the pass's input
+    past: int  # tokens before the pass
+
+
+@dataclass
+class Session:
+    key: str
+    residence: Residence
+    cache: SlabCache
+    length: int = 0  # tokens whose KV is in every layer
+    unfed: list[int] = field(default_factory=list)  # sampled, not yet given to the model
+    last_logits: torch.Tensor | None = None  # (vocabulary,) float32 on the host
+    pause: Checkpoint | None = None
+    checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+    serial: int = 0  # makes names of kept states unique
+
+    @property
+    def machine(self) -> Machine:
+        return self.residence.machine
+
+    def name(self, what: str) -> str:
+        self.serial += 1
+        return f"{what}-{self.serial}"
+
+
+@dataclass
+class Work:
+    """One request that computes. `reply` is called once, from whichever thread finishes it."""
+
+    session: Session
+    ids: tuple[int, ...]  # new input tokens; () goes on with what is there
+    accepted_ns: int
+    reply: Callable[[Paused | Outcome | Exception], None]
+    resume_from: Checkpoint | None = None  # a pause, or a checkpoint to rewind to
+    rewind: bool = False
+    max_new_tokens: int = 0
+    break_at: int | None = None
+    break_token: int | None = None  # the pass whose input is this new token; None: the pass at hand
+    checkpoint_at: tuple[int, ...] = ()
+    edits: tuple[AnyEdit, ...] = ()
+    activation: torch.Tensor | None = None  # (1, rows, hidden_size), replaces the kept state before the edits
+    logits: Logits = "last"
+    stop_tokens: frozenset[int] = frozenset()
+    keeps: dict[str, int] = field(default_factory=dict)  # reserved: name -> rows
+    pause_name: str | None = None
+    cancelled: bool = False
+
+
+@dataclass(frozen=True)
+class Paused:
+    """The forward is stopped after `layer` layers. `tokens`: sampled in this call; `rows`: tokens of the stopped pass."""
+
+    name: str
+    layer: int
+    rows: int
+    tokens: list[int]
+    stamps: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`logits`: float32 `(vocabulary,)`, or `(positions, vocabulary)` when all were asked for, on the host."""
+
+    tokens: list[int]
+    logits: torch.Tensor | None
+    checkpoints: dict[int, str]  # layer -> name
+    stamps: dict[str, int]

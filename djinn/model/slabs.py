@@ -1,0 +1,77 @@
+"""A transformers Cache whose keys and values lie in slabs that somebody else owns.
+
+A slab is one session's KV of one layer: `[2, capacity, kv_heads, head_dim]`, token-major, so that the live tokens are
+one run of bytes for keys and one for values, and attention reads them in place through a transposed view.
+
+While a pass runs, every layer reports the length from before the pass: masks and positions come out the same whether
+the pass starts at layer 0 or goes on above a breakpoint, where the lower layers already hold the new tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from djinn.errors import UnsupportedModel
+
+
+class SlabLayer(CacheLayerMixin):
+    is_sliding = False  # a sliding layer keeps every token too; its mask does the sliding
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slab: torch.Tensor | None = None
+        self.past = 0  # tokens before the running pass
+        self.length = 0  # tokens held now
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        pass  # the pager bound the slab before the pass
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write `(1, kv_heads, n, head_dim)` behind the past and return keys and values `(1, kv_heads, past + n, head_dim)`."""
+        end = self.past + key_states.shape[2]
+        if key_states.shape[1::2] != self.slab.shape[2:] or value_states.shape != key_states.shape:
+            raise UnsupportedModel(
+                f"a layer keeps keys {tuple(key_states.shape)} and values {tuple(value_states.shape)}, "
+                f"the config says (kv_heads, head_dim) = {tuple(self.slab.shape[2:])} for both"
+            )
+        self.slab[0, self.past : end] = key_states[0].transpose(0, 1)
+        self.slab[1, self.past : end] = value_states[0].transpose(0, 1)
+        self.length = end
+        return self.slab[0, :end].transpose(0, 1)[None], self.slab[1, :end].transpose(0, 1)[None]
+
+    def get_seq_length(self) -> int:
+        return self.past
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.past + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class SlabCache(Cache):
+    """One session's cache. `bind` gives it its slabs, `unbind` takes them away; lengths stay."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__(layers=[SlabLayer() for _ in range(layers)])
+
+    def bind(self, slabs: torch.Tensor) -> None:
+        """`slabs`: `[layers, 2, capacity, kv_heads, head_dim]`."""
+        for layer, slab in zip(self.layers, slabs, strict=True):
+            layer.slab = slab
+
+    def unbind(self) -> None:
+        for layer in self.layers:
+            layer.slab = None
+
+    def begin(self, past: int) -> None:
+        """A pass over tokens from position `past` starts, or goes on."""
+        for layer in self.layers:
+            layer.past = past
+
+    @property
+    def lengths(self) -> list[int]:
+        """Live tokens of each layer; they differ while the session is paused."""
+        return [layer.length for layer in self.layers]

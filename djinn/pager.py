@@ -1,0 +1,277 @@
+"""Virtual memory for sessions: policy and tiers put together.
+
+One thread, the mover, makes room and copies whole sessions; the compute thread never waits for memory, it is handed
+sessions that have all they need. A session's whole need is reserved before its restore starts. A restore brings the
+kept hidden states first: a session paused in its first prefill is READY with them, its KV follows behind the compute.
+
+Cost of an eviction or restore: the session's live bytes once, two copies a layer. Device memory is given back when its
+copy has completed, never before.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+from djinn.errors import DjinnError, IllegalMove, OutOfMemory, ServerFault
+from djinn.layout import Layout
+from djinn.policy import Candidate, choose_victim
+from djinn.residence import Kept, Need, Residence
+from djinn.sizes import KVShape, format_bytes
+from djinn.states import END, PARKED, STOPPED, WAITING, State
+from djinn.tiers.copier import Copier
+from djinn.tiers.extents import aligned
+from djinn.tiers.pools import Pool
+
+log = logging.getLogger(__name__)
+Then = Callable[[DjinnError | None], None]
+
+
+class Pager:
+    def __init__(self, shape: KVShape, device: Pool, host: Pool, copier: Copier) -> None:
+        self.shape, self.device, self.host, self.copier = shape, device, host, copier
+        self.layout = Layout(shape, device, host)
+        self.moved = {"evicted_bytes": 0, "restored_bytes": 0, "evictions": 0, "restores": 0}
+        self.lock = threading.Condition(threading.RLock())
+        self._residences: dict[str, Residence] = {}
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], None], Then] | None] = queue.SimpleQueue()
+        self._mover = threading.Thread(target=self._work, name="mover", daemon=True)
+        self._mover.start()
+
+    # -- asked for by the engine -----------------------------------------------------------------
+
+    def open(self, residence: Residence) -> None:
+        with self.lock:
+            self._residences[residence.key] = residence
+
+    def admit(self, residence: Residence, need: Need, then: Then) -> None:
+        """Bring the session to the device with all of `need`; `then(None)` is called as soon as it may run.
+
+        `then(error)` if no tier can hold it: OutOfMemory, the session is as it was. May be called from this thread.
+        """
+        with self.lock:
+            residence.wanted = True
+            here = residence.device is not None and need.tokens <= residence.capacity
+            extents = self.device.extents.take(*map(self.shape.hidden_bytes, need.keeps.values())) if here else None
+            if extents is not None:
+                self._keep(residence, need, extents)
+                residence.resident.set()
+                self._ready(residence, resident=True)
+        if extents is not None:
+            then(None)
+        else:
+            self._jobs.put((lambda: self._admit(residence, need, then), then))
+
+    def park(self, residence: Residence) -> None:
+        """Move to IO_WAIT and start the eviction at once. A second park does nothing."""
+        with self.lock:
+            if residence.machine.state in PARKED:
+                return
+            residence.machine.move(State.IO_WAIT)
+        self._jobs.put((lambda: self._evict(residence), lambda refusal: None))
+
+    def stopped(self, residence: Residence) -> None:
+        """The session paused or became idle: it may be a victim now."""
+        with self.lock:
+            residence.wanted = False
+            self.lock.notify_all()
+
+    def drop(self, residence: Residence, name: str) -> None:
+        """A kept hidden state is no longer needed."""
+        with self.lock:
+            kept = residence.kept.pop(name, None)
+            if kept and kept.device:
+                self.device.extents.give(kept.device)
+            self.lock.notify_all()
+
+    def release(self, residence: Residence) -> None:
+        """Give back everything, at once or when the copy in flight has completed."""
+        with self.lock:
+            residence.released = True
+            if not residence.moving:
+                self._free(residence)
+
+    def usage(self) -> dict[str, int]:
+        """Live bytes by authoritative tier, and what the tiers can hold."""
+        with self.lock:
+            live = list(self._residences.values())
+            return {
+                "device_bytes": sum(r.live_bytes() for r in live if r.host is None),
+                "host_bytes": sum(r.live_bytes() for r in live if r.host is not None),
+                "disk_bytes": 0,
+                "arena_bytes": self.device.capacity,
+                "arena_free_bytes": self.device.extents.free_bytes,
+                "host_budget_bytes": self.host.capacity,
+                "host_free_bytes": self.host.extents.free_bytes,
+                **self.moved,
+            }
+
+    def shut_down(self) -> None:
+        self._jobs.put(None)
+        self._mover.join()
+
+    # -- the mover's thread ----------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while (item := self._jobs.get()) is not None:
+            job, then = item
+            try:
+                job()
+            except Exception as error:  # a defect must not end the thread that all sessions share; it is reported
+                log.exception("paging failed")
+                then(ServerFault(f"paging failed: {type(error).__name__}: {error}"))
+
+    def _admit(self, residence: Residence, need: Need, then: Then) -> None:
+        try:
+            if residence.device is not None:  # it must grow: out, and back into a larger place
+                self._evict(residence, unasked=True)
+            self._reserve(residence, need)
+            if residence.host is not None:
+                self._restore(residence, then)
+                return
+        except DjinnError as refusal:
+            with self.lock:
+                residence.wanted = False
+                self.lock.notify_all()
+            then(refusal)
+            return
+        residence.resident.set()
+        then(None)
+
+    def _reserve(self, residence: Residence, need: Need) -> None:
+        """Take every extent of `need`, evicting others until they fit. Nothing is held while it waits."""
+        sizes = residence.device_sizes(need)
+        total = sum(map(aligned, sizes))
+        while True:
+            with self.lock:
+                if residence.machine.state in END:
+                    raise IllegalMove(f"the session was {residence.machine.state} before there was room for it")
+                extents = self.device.extents.take(*sizes)
+                if extents is not None:
+                    residence.device, residence.capacity = extents.pop(0), need.tokens
+                    for kept in residence.kept.values():
+                        kept.device = extents.pop(0)
+                    self._keep(residence, need, extents)
+                    return
+                if total > self.device.capacity:
+                    raise OutOfMemory(f"the session needs {format_bytes(total)}, the whole arena has {format_bytes(self.device.capacity)}")
+                victim = self._victim()
+                if victim is None:
+                    if not self._somebody_runs(residence):
+                        raise self._full(total)
+                    self.lock.wait()
+                    continue
+            self._evict(victim, unasked=True)
+
+    def _victim(self) -> Residence | None:
+        candidates = [
+            Candidate(r.key, r.machine.state is State.IO_WAIT, r.machine.history[-1][1], r.host_bytes())
+            for r in self._residences.values()
+            if r.device is not None and not r.wanted and r.machine.state in STOPPED | {State.IO_WAIT}
+        ]
+        chosen = choose_victim(candidates, self.host.extents.free_bytes)
+        return self._residences[chosen.key] if chosen else None
+
+    def _somebody_runs(self, asking: Residence) -> bool:
+        """Whether memory may come free without anybody's doing: a request holds some and will end."""
+        return any(r.device is not None and r.wanted and r is not asking for r in self._residences.values())
+
+    def _full(self, total: int) -> OutOfMemory:
+        return OutOfMemory(
+            f"no room for {format_bytes(total)}: arena {format_bytes(self.device.extents.free_bytes)} of "
+            f"{format_bytes(self.device.capacity)} free, host pool {format_bytes(self.host.extents.free_bytes)} of "
+            f"{format_bytes(self.host.capacity)} free. Close a session, or start with a larger host_budget"
+        )
+
+    def _evict(self, residence: Residence, unasked: bool = False) -> None:
+        with self.lock:
+            if residence.machine.state not in (WAITING - {State.HOST} if unasked else {State.IO_WAIT}):
+                return
+            if residence.device is None or (residence.wanted and not unasked):
+                return
+            extents = self.host.extents.take(residence.host_bytes())
+            if extents is None:
+                if unasked:
+                    raise self._full(residence.host_bytes())
+                return  # parked, but nowhere to go: it stays until somebody needs the room
+            if residence.machine.state in STOPPED:
+                residence.machine.move(State.IO_WAIT)
+            residence.machine.move(State.EVICTING)
+            residence.moving, residence.host = True, extents[0]
+            moves = self.layout.pairs(residence)
+            residence.host = None  # until the copy is complete the device has the only one
+        copied = self.copier.run(moves)
+        with self.lock:
+            residence.moving = False
+            self.moved["evicted_bytes"] += copied
+            self.moved["evictions"] += 1
+            if residence.machine.state is State.EVICTING and not residence.released:
+                residence.machine.move(State.HOST)
+                residence.host = extents[0]
+                residence.resident.clear()
+                self._free_device(residence)
+            else:  # resumed or closed meanwhile: the device copy stands
+                self.host.extents.give(extents[0])
+                if residence.released:
+                    self._free(residence)
+            self.lock.notify_all()
+
+    def _restore(self, residence: Residence, then: Then) -> None:
+        with self.lock:
+            residence.machine.move(State.RESTORING)  # refused where it was closed meanwhile
+            residence.moving = True
+            moves = [(device, host) for host, device in self.layout.pairs(residence)]
+            first = sum(kept.filled for kept in residence.kept.values())
+            early = residence.hidden_suffices
+        copied = self.copier.run(moves[:first])
+        if early:
+            self._ready(residence)
+            then(None)
+        copied += self.copier.run(moves[first:])
+        with self.lock:
+            residence.moving = False
+            self.host.extents.give(residence.host)
+            residence.host = None
+            self.moved["restored_bytes"] += copied
+            self.moved["restores"] += 1
+            residence.stamps["resident"] = time.monotonic_ns()
+            residence.resident.set()
+            if residence.released:
+                self._free(residence)
+        if not early:
+            self._ready(residence)
+            then(None)
+
+    # -- bookkeeping, lock held --------------------------------------------------------------------
+
+    def _ready(self, residence: Residence, resident: bool = False) -> None:
+        with self.lock:
+            if residence.machine.state in WAITING | {State.RESTORING}:
+                residence.stamps["ready"] = residence.machine.move(State.READY)
+                if resident:
+                    residence.stamps["resident"] = residence.stamps["ready"]
+
+    def _keep(self, residence: Residence, need: Need, extents: list) -> None:
+        for (name, rows), extent in zip(need.keeps.items(), extents, strict=True):
+            residence.kept[name] = Kept(rows, extent)
+
+    def _free_device(self, residence: Residence) -> None:
+        for kept in residence.kept.values():
+            if kept.device:
+                self.device.extents.give(kept.device)
+                kept.device = None
+        if residence.device:
+            self.device.extents.give(residence.device)
+            residence.device, residence.capacity = None, 0
+
+    def _free(self, residence: Residence) -> None:
+        self._free_device(residence)
+        residence.kept.clear()
+        if residence.host:
+            self.host.extents.give(residence.host)
+            residence.host = None
+        self._residences.pop(residence.key, None)
+        self.lock.notify_all()

@@ -1,0 +1,1 @@
+"""The server process: wire and engine put together."""

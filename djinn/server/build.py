@@ -1,0 +1,69 @@
+"""Put a server together: weights, plan, arena, host pool, pager, engine, wire."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable
+
+import torch
+
+from djinn.engine.engine import Engine
+from djinn.engine.runner import Runner
+from djinn.errors import BudgetTooSmall
+from djinn.model.executor import Executor
+from djinn.model.load import load_model, text_config
+from djinn.pager import Pager
+from djinn.server.plan import make_plan, workspace_bytes
+from djinn.server.service import Service, welcome
+from djinn.sizes import KVShape, format_bytes
+from djinn.tiers.copier import Copier
+from djinn.tiers.pools import Pool
+
+log = logging.getLogger(__name__)
+CPU_BUDGET = 2 * 10**9  # bytes, where none is given
+
+
+def build_service(args: argparse.Namespace, device: str, device_budget: int | None, host_budget: int) -> tuple[Service, str, Callable[[], None]]:
+    """(the service, the memory plan as a table, what ends its threads). Everything is allocated when this returns."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    place = torch.device(device)
+    loaded = load_model(args.model, args.weights, args.dtype, device, args.seed, args.path, args.hub_id, args.revision)
+    facts = loaded.facts
+    shape = KVShape(facts["layers"], facts["kv_heads"], facts["head_dim"], facts["hidden_size"], facts["dtype"])
+    max_tokens = min(args.max_tokens, facts["max_tokens"] or args.max_tokens)
+    intermediate = getattr(text_config(loaded.model), "intermediate_size", None) or 4 * facts["hidden_size"]
+    plan = make_plan(
+        shape,
+        facts["bytes"],
+        workspace_bytes(shape, intermediate, facts["vocab_size"], max_tokens),
+        device_budget or _whole(place),
+        host_budget,
+    )
+    _check_card(place, plan.arena_bytes)
+    log.info("loaded %s from %s, %s", facts["name"], facts["source"], format_bytes(facts["bytes"]))
+    arena = Pool(plan.arena_bytes, place)
+    host = Pool(host_budget, torch.device("cpu"), pinned=place.type == "cuda")
+    pager = Pager(shape, arena, host, Copier(place))
+    engine = Engine(Runner(Executor(loaded.model), pager.layout, place), pager, facts["vocab_size"], max_tokens)
+    hello = welcome(facts, str(place), plan.numbers(), max_tokens)
+    service = Service(engine, hello, f"tcp://{args.host}:{args.port or '*'}")
+
+    def shut_down() -> None:
+        engine.shut_down()
+        pager.shut_down()
+
+    return service, plan.table(shape), shut_down
+
+
+def _whole(place: torch.device) -> int:
+    """The budget where none is given: 90 % of what the card has free before the weights, 2 GB on a CPU."""
+    return int(torch.cuda.mem_get_info(place)[1] * 0.9) if place.type == "cuda" else CPU_BUDGET
+
+
+def _check_card(place: torch.device, arena_bytes: int) -> None:
+    if place.type == "cuda":
+        free = torch.cuda.mem_get_info(place)[0]
+        if arena_bytes > free:
+            raise BudgetTooSmall(f"the arena of {format_bytes(arena_bytes)} does not fit the {format_bytes(free)} that are free on {place}: lower --device-budget")

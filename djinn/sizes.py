@@ -1,0 +1,56 @@
+"""Sizes in bytes: reading them from text, and the arithmetic of KV caches. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from djinn.errors import BadRequest
+
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def parse_bytes(text: str | int) -> int:
+    """Bytes from `"750MB"`, `"2GiB"` or a plain number of bytes. GB = 1e9, GiB = 2**30."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text))
+    if not match or match[2].upper() not in UNITS:
+        raise BadRequest(f"{text!r} is not a size: write a number and a unit, such as 750MB or 2GiB")
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def format_bytes(count: float) -> str:
+    """`1311000000` as `1.31 GB`: three figures that a person reads."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if abs(count) >= size:
+            return f"{count / size:.3g} {unit}" if abs(count) < 1000 * size else f"{count / size:.0f} {unit}"
+    return f"{count:.0f} B"
+
+
+def kv_bytes_per_token(layers: int, kv_heads: int, head_dim: int, dtype: str) -> int:
+    """Key and value of one token in every layer: 2 * layers * kv_heads * head_dim * bytes(dtype)."""
+    return 2 * layers * kv_heads * head_dim * DTYPE_BYTES[dtype]
+
+
+@dataclass(frozen=True)
+class KVShape:
+    """What one model keeps for a session, in bytes."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    hidden_size: int
+    dtype: str
+
+    @property
+    def layer_token_bytes(self) -> int:
+        """Key and value of one token in one layer."""
+        return kv_bytes_per_token(1, self.kv_heads, self.head_dim, self.dtype)
+
+    def kv_bytes(self, tokens: int) -> int:
+        """All layers of `tokens` tokens."""
+        return self.layers * tokens * self.layer_token_bytes
+
+    def hidden_bytes(self, tokens: int) -> int:
+        """One layer's hidden state of `tokens` tokens."""
+        return tokens * self.hidden_size * DTYPE_BYTES[self.dtype]

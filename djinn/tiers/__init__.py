@@ -1,0 +1,1 @@
+"""Where bytes lie and how they move: device arena, host pool, copies. No policy here."""

@@ -1,0 +1,1 @@
+"""Frames and messages between client and server: schema-checked, no pickle, no eval."""

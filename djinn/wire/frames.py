@@ -1,0 +1,54 @@
+"""Messages to frames and back. A frame's size is checked against its header before anything is made of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from djinn.errors import ProtocolError
+from djinn.wire.messages import AnyReply, AnyRequest, Envelope, TensorSpec
+
+MAX_TENSORS = 2
+MAX_TENSOR_BYTES = 1 << 30
+_encoder = msgspec.msgpack.Encoder()
+_envelope = msgspec.msgpack.Decoder(Envelope)
+_bodies = {"request": msgspec.msgpack.Decoder(AnyRequest), "reply": msgspec.msgpack.Decoder(AnyReply)}
+
+
+def pack(number: int, body: AnyRequest | AnyReply, tensors: Sequence[np.ndarray] = ()) -> list[Any]:
+    """Frames of one message. The arrays are not copied: they must not change until they are sent."""
+    arrays = [np.ascontiguousarray(a) for a in tensors]
+    specs = tuple(TensorSpec(str(a.dtype), a.shape) for a in arrays)
+    header = _encoder.encode(Envelope(number, msgspec.Raw(_encoder.encode(body)), specs))
+    return [header, *(a.reshape(-1).view(np.uint8).data if a.size else b"" for a in arrays)]
+
+
+def unpack(frames: Sequence[Any], kind: str) -> tuple[int, Any, list[np.ndarray]]:
+    """(number, body, arrays) of a `request` or `reply`. Raises ProtocolError; its `number` is 0 if not even that was read."""
+    number = 0
+    try:
+        envelope = _envelope.decode(frames[0])
+        number = envelope.id
+        body = _bodies[kind].decode(envelope.body)
+        if len(envelope.tensors) != len(frames) - 1 or len(envelope.tensors) > MAX_TENSORS:
+            raise ProtocolError(f"{len(frames) - 1} tensor frames came, the header describes {len(envelope.tensors)} (limit {MAX_TENSORS})")
+        arrays = [_array(spec, frame) for spec, frame in zip(envelope.tensors, frames[1:], strict=True)]
+    except (msgspec.MsgspecError, ProtocolError) as error:
+        refusal = ProtocolError(f"not a {kind} of this protocol: {error}")
+        refusal.number = number
+        raise refusal from error
+    return number, body, arrays
+
+
+def _array(spec: TensorSpec, frame: Any) -> np.ndarray:
+    dtype = np.dtype(spec.dtype)
+    if any(n < 0 for n in spec.shape) or len(spec.shape) > 4:
+        raise ProtocolError(f"shape {spec.shape} is not a tensor's")
+    expected = math.prod(spec.shape) * dtype.itemsize
+    if expected != memoryview(frame).nbytes or expected > MAX_TENSOR_BYTES:
+        raise ProtocolError(f"a frame of {memoryview(frame).nbytes} bytes is described as {spec.dtype} {spec.shape} (limit {MAX_TENSOR_BYTES})")
+    return np.frombuffer(frame, dtype=dtype).reshape(spec.shape)

@@ -1,0 +1,155 @@
+"""Every message that may cross the wire, as msgspec structs: unknown fields and wrong types are refused on decoding."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from djinn.edits import AnyEdit
+
+PROTOCOL = 1
+
+
+class _Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", forbid_unknown_fields=True):
+    pass
+
+
+class Hello(_Request, tag="hello"):
+    protocol: int = PROTOCOL
+
+
+class Stats(_Request, tag="stats"):
+    pass
+
+
+class Open(_Request, tag="open"):
+    pass
+
+
+class _OfSession(_Request):
+    session: str
+
+
+class _Computes(_OfSession):
+    max_new_tokens: int = 0
+    break_at: int | None = None
+    break_token: int | None = None
+    logits: Literal["last", "all", "none"] = "last"
+    stop_tokens: tuple[int, ...] = ()
+
+
+class Prefill(_Computes, tag="prefill"):
+    """One frame: token ids, int64 `(n,)`."""
+
+    checkpoint_at: tuple[int, ...] = ()
+
+
+class Generate(_Computes, tag="generate"):
+    """One frame: token ids, int64 `(n,)`, n may be 0."""
+
+
+class Resume(_Computes, tag="resume"):
+    """No frame, or one: the activation that replaces the kept one, float32 `(1, rows, hidden)`."""
+
+    checkpoint: str | None = None  # rewind to it; None: the session's pause
+    edits: tuple[AnyEdit, ...] = ()
+
+
+class FetchActivation(_OfSession, tag="activation"):
+    name: str
+
+
+class Park(_OfSession, tag="park"):
+    durable: bool = False
+
+
+class Cancel(_OfSession, tag="cancel"):
+    pass
+
+
+class Close(_OfSession, tag="close"):
+    pass
+
+
+class Describe(_OfSession, tag="describe"):
+    pass
+
+
+AnyRequest = Hello | Stats | Open | Prefill | Generate | Resume | FetchActivation | Park | Cancel | Close | Describe
+
+
+class _Reply(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", forbid_unknown_fields=True):
+    pass
+
+
+class Welcome(_Reply, tag="welcome"):
+    protocol: int
+    server_version: str
+    model: dict[str, str | int | None]
+    device: str
+    depth: int
+    vocabulary: int
+    hidden_size: int
+    max_tokens: int
+    plan: dict[str, int]
+
+
+class StatsReply(_Reply, tag="stats"):
+    bytes: dict[str, int]
+    sessions: dict[str, int]
+    clock_ns: int
+
+
+class Opened(_Reply, tag="opened"):
+    session: str
+
+
+class PausedReply(_Reply, tag="paused"):
+    name: str
+    layer: int
+    rows: int
+    tokens: tuple[int, ...]
+    stamps: dict[str, int]
+
+
+class OutcomeReply(_Reply, tag="outcome"):
+    """One frame if logits were asked for: float32 `(vocabulary,)` or `(positions, vocabulary)`."""
+
+    tokens: tuple[int, ...]
+    checkpoints: dict[int, str]
+    stamps: dict[str, int]
+
+
+class ActivationReply(_Reply, tag="activation"):
+    """One frame: float32 `(1, rows, hidden)`."""
+
+
+class Described(_Reply, tag="described"):
+    state: str
+    history: tuple[tuple[str, int], ...]
+
+
+class Done(_Reply, tag="done"):
+    pass
+
+
+class Failure(_Reply, tag="failure"):
+    code: str
+    message: str
+
+
+AnyReply = Welcome | StatsReply | Opened | PausedReply | OutcomeReply | ActivationReply | Described | Done | Failure
+
+
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    dtype: Literal["int64", "float32"]
+    shape: tuple[int, ...]
+
+
+class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The first frame. `tensors` describes the raw frames behind it, one each."""
+
+    id: int
+    body: msgspec.Raw
+    tensors: tuple[TensorSpec, ...] = ()
