@@ -1,7 +1,7 @@
 """Which bytes of a pool are what: a session's slabs and kept hidden states as tensors. Views only, no copies.
 
-On the device a session has one extent of slabs `[layers, 2, capacity, kv_heads, head_dim]` and one extent for each kept
-hidden state. In the host pool it is packed: hidden states first, then the live keys and values from layer 1 up.
+On the device a session has a slab for each layer, `[2, capacity, kv_heads, head_dim]`, and an extent for each kept hidden
+state. In the host pool it is packed: hidden states first, then the live keys and values from layer 1 up.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class Layout:
         self.shape, self.device, self.host = shape, device, host
         self.dtype: torch.dtype = getattr(torch, shape.dtype)
 
-    def slabs(self, residence: Residence) -> torch.Tensor:
-        """`[layers, 2, capacity, kv_heads, head_dim]` on the device."""
+    def slabs(self, residence: Residence) -> list[torch.Tensor]:
+        """For each layer `[2, capacity, kv_heads, head_dim]` on the device."""
         s = self.shape
-        return self.device.view(residence.device, self.dtype, s.layers, 2, residence.capacity, s.kv_heads, s.head_dim)
+        return [self.device.view(slab, self.dtype, 2, residence.capacity, s.kv_heads, s.head_dim) for slab in residence.slabs]
 
     def hidden(self, residence: Residence, name: str) -> torch.Tensor:
         """A kept hidden state `(1, rows, hidden_size)`: on the device, or in the host pool while evicted."""
@@ -40,7 +40,7 @@ class Layout:
                 pairs.append((host, self.hidden(residence, part)))
             else:
                 layer, half = part
-                pairs.append((host, slabs[layer, half, : residence.lengths[layer]]))
+                pairs.append((host, slabs[layer][half, : residence.lengths[layer]]))
         return pairs
 
     def _packed(self, residence: Residence) -> list[tuple[Part, torch.Tensor]]:

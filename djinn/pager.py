@@ -37,6 +37,7 @@ class Pager:
         self.moved = {"evicted_bytes": 0, "restored_bytes": 0, "evictions": 0, "restores": 0}
         self.lock = threading.Condition(threading.RLock())
         self._residences: dict[str, Residence] = {}
+        self._closing = False
         self._jobs: queue.SimpleQueue[tuple[Callable[[], None], Then] | None] = queue.SimpleQueue()
         self._mover = threading.Thread(target=self._work, name="mover", daemon=True)
         self._mover.start()
@@ -54,7 +55,7 @@ class Pager:
         """
         with self.lock:
             residence.wanted = True
-            here = residence.device is not None and need.tokens <= residence.capacity
+            here = residence.slabs and need.tokens <= residence.capacity
             extents = self.device.extents.take(*map(self.shape.hidden_bytes, need.keeps.values())) if here else None
             if extents is not None:
                 self._keep(residence, need, extents)
@@ -110,6 +111,10 @@ class Pager:
             }
 
     def shut_down(self) -> None:
+        """End the mover's thread; who waits for memory is refused."""
+        with self.lock:
+            self._closing = True
+            self.lock.notify_all()
         self._jobs.put(None)
         self._mover.join()
 
@@ -126,7 +131,7 @@ class Pager:
 
     def _admit(self, residence: Residence, need: Need, then: Then) -> None:
         try:
-            if residence.device is not None:  # it must grow: out, and back into a larger place
+            if residence.slabs:  # it must grow: out, and back into a larger place
                 self._evict(residence, unasked=True)
             self._reserve(residence, need)
             if residence.host is not None:
@@ -147,18 +152,21 @@ class Pager:
         total = sum(map(aligned, sizes))
         while True:
             with self.lock:
+                if self._closing:
+                    raise IllegalMove("the server is shutting down")
                 if residence.machine.state in END:
                     raise IllegalMove(f"the session was {residence.machine.state} before there was room for it")
                 extents = self.device.extents.take(*sizes)
                 if extents is not None:
-                    residence.device, residence.capacity = extents.pop(0), need.tokens
+                    residence.slabs, rest = extents[: self.shape.layers], extents[self.shape.layers :]
+                    residence.capacity = need.tokens
                     for kept in residence.kept.values():
-                        kept.device = extents.pop(0)
-                    self._keep(residence, need, extents)
+                        kept.device = rest.pop(0)
+                    self._keep(residence, need, rest)
                     return
                 if total > self.device.capacity:
                     raise OutOfMemory(f"the session needs {format_bytes(total)}, the whole arena has {format_bytes(self.device.capacity)}")
-                victim = self._victim()
+                victim = self._victim(fresh=residence.host is None, asking=residence.shape.kv_bytes(need.tokens))
                 if victim is None:
                     if not self._somebody_runs(residence):
                         raise self._full(total)
@@ -166,18 +174,23 @@ class Pager:
                     continue
             self._evict(victim, unasked=True)
 
-    def _victim(self) -> Residence | None:
+    def _victim(self, fresh: bool, asking: int) -> Residence | None:
         candidates = [
             Candidate(r.key, r.machine.state is State.IO_WAIT, r.machine.history[-1][1], r.host_bytes())
             for r in self._residences.values()
-            if r.device is not None and not r.wanted and r.machine.state in STOPPED | {State.IO_WAIT}
+            if r.slabs and not r.wanted and r.machine.state in STOPPED | {State.IO_WAIT}
         ]
-        chosen = choose_victim(candidates, self.host.extents.free_bytes)
+        # A session that is new leaves room in the host pool for one to step aside: with both tiers full to the brim no
+        # evicted session could ever come back. One that comes back may use that room, it frees its own.
+        room = self.host.extents.free_bytes
+        if fresh:
+            room -= max([asking, *(r.host_bytes() for r in self._residences.values())])
+        chosen = choose_victim(candidates, room)
         return self._residences[chosen.key] if chosen else None
 
     def _somebody_runs(self, asking: Residence) -> bool:
         """Whether memory may come free without anybody's doing: a request holds some and will end."""
-        return any(r.device is not None and r.wanted and r is not asking for r in self._residences.values())
+        return any(r.slabs and r.wanted and r is not asking for r in self._residences.values())
 
     def _full(self, total: int) -> OutOfMemory:
         return OutOfMemory(
@@ -190,7 +203,7 @@ class Pager:
         with self.lock:
             if residence.machine.state not in (WAITING - {State.HOST} if unasked else {State.IO_WAIT}):
                 return
-            if residence.device is None or (residence.wanted and not unasked):
+            if not residence.slabs or (residence.wanted and not unasked):
                 return
             extents = self.host.extents.take(residence.host_bytes())
             if extents is None:
@@ -263,9 +276,9 @@ class Pager:
             if kept.device:
                 self.device.extents.give(kept.device)
                 kept.device = None
-        if residence.device:
-            self.device.extents.give(residence.device)
-            residence.device, residence.capacity = None, 0
+        for slab in residence.slabs:
+            self.device.extents.give(slab)
+        residence.slabs, residence.capacity = [], 0
 
     def _free(self, residence: Residence) -> None:
         self._free_device(residence)

@@ -32,10 +32,10 @@ class Residence:
     key: str
     shape: KVShape
     machine: Machine
-    capacity: int = 0  # tokens the device extent can hold
+    capacity: int = 0  # tokens a slab can hold
     lengths: list[int] = field(default_factory=list)  # live tokens of each layer
     kept: dict[str, Kept] = field(default_factory=dict)
-    device: Extent | None = None
+    slabs: list[Extent] = field(default_factory=list)  # one for each layer, on the device
     host: Extent | None = None
     hidden_suffices: bool = False  # stopped in its first prefill: no layer above has KV, the kept state is all it needs
     wanted: bool = False  # a request waits for it: never a victim
@@ -54,6 +54,7 @@ class Residence:
         return aligned(self.live_bytes()) if self.live_bytes() else 0
 
     def device_sizes(self, need: Need) -> list[int]:
-        """Extents (bytes) that `need` takes: the KV first, then kept hidden states that are here, then new ones."""
+        """Extents (bytes) that `need` takes: a slab for each layer, then kept hidden states that are here, then new ones."""
         rows = [kept.rows for kept in self.kept.values()] + list(need.keeps.values())
-        return [self.shape.kv_bytes(need.tokens), *map(self.shape.hidden_bytes, rows)]
+        slab = need.tokens * self.shape.layer_token_bytes
+        return [slab] * self.shape.layers + [self.shape.hidden_bytes(count) for count in rows]

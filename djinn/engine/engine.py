@@ -62,7 +62,7 @@ class Engine:
             session.residence.stamps.clear()
             if work.rewind:
                 session.residence.hidden_suffices = False
-            fresh = session.residence.device is None and session.residence.host is None
+            fresh = not session.residence.slabs and session.residence.host is None
             if fresh:
                 session.machine.move(State.QUEUED)
             session.residence.wanted = True
@@ -91,7 +91,7 @@ class Engine:
             raise NotYet("durable parking is not built yet: park() keeps the session in host memory")
         if session.machine.state not in WAITING or session.residence.wanted:
             raise IllegalMove(f"the session is {session.machine.state}: only a paused or idle one can be parked")
-        if session.residence.device is not None:
+        if session.residence.slabs:
             self.pager.park(session.residence)
 
     def end(self, session: Session, state: State) -> None:

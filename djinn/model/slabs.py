@@ -9,6 +9,8 @@ the pass starts at layer 0 or goes on above a breakpoint, where the lower layers
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -57,8 +59,8 @@ class SlabCache(Cache):
     def __init__(self, layers: int) -> None:
         super().__init__(layers=[SlabLayer() for _ in range(layers)])
 
-    def bind(self, slabs: torch.Tensor) -> None:
-        """`slabs`: `[layers, 2, capacity, kv_heads, head_dim]`."""
+    def bind(self, slabs: Iterable[torch.Tensor]) -> None:
+        """`slabs`: for each layer `[2, capacity, kv_heads, head_dim]`."""
         for layer, slab in zip(self.layers, slabs, strict=True):
             layer.slab = slab
 

@@ -1,0 +1,27 @@
+"""What the tests share: one small server for all that need one, on random weights that nothing has to fetch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+import djinn
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[djinn.LocalServer]:
+    """A real server process: tiny-llama (8 layers), an arena of about six sessions of 128 tokens."""
+    with djinn.serve("tiny-llama", dtype="float32", threads=1, device_budget="40MB", host_budget="60MB", max_tokens=256) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: djinn.LocalServer) -> Iterator[djinn.Client]:
+    with djinn.connect(server.endpoint, timeout=60) as connected:
+        yield connected
+
+
+@pytest.fixture
+def prompt() -> list[int]:
+    return [(7 * i * i + 3) % 509 for i in range(100)]

@@ -1,0 +1,53 @@
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+import djinn
+from djinn.edits import AnyEdit
+from djinn.engine.edit import apply, check
+from djinn.errors import BadRequest
+
+HIDDEN = torch.arange(12, dtype=torch.float32).reshape(1, 3, 4) + 1
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (djinn.Scale(2.0), HIDDEN * 2),
+        (djinn.Add([1, 2, 3, 4]), HIDDEN + torch.tensor([1.0, 2, 3, 4])),
+        (djinn.Set(np.ones(4)), torch.ones(1, 3, 4)),
+        (djinn.Ablate(), torch.zeros(1, 3, 4)),
+        (djinn.ProjectOut([0, 3.0, 0, 0]), HIDDEN * torch.tensor([1.0, 0, 1, 1])),
+    ],
+)
+def test_an_edit_does_what_its_name_says_and_leaves_the_original(edit, expected):
+    before = HIDDEN.clone()
+    check(edit, 3, 4)
+    assert torch.allclose(apply(edit, HIDDEN), expected)
+    assert torch.equal(HIDDEN, before)
+
+
+def test_positions_confine_an_edit():
+    out = apply(djinn.Scale(0.0, positions=(-1,)), HIDDEN)
+    assert torch.equal(out[:, :2], HIDDEN[:, :2])
+    assert not out[:, 2].any()
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (djinn.Scale(1.0, positions=(3,)), "position 3 is outside"),
+        (djinn.Add([1, 2]), "hidden size is 4"),
+        (djinn.Scale(float("nan")), "finite"),
+        (djinn.ProjectOut([0, 0, 0, 0]), "zero length"),
+    ],
+)
+def test_a_wrong_edit_is_refused_with_its_reason(edit, says):
+    with pytest.raises(BadRequest, match=says):
+        check(edit, 3, 4)
+
+
+def test_edits_cross_the_wire_unchanged():
+    edits = [djinn.Scale(0.9), djinn.Add([1, 2]), djinn.Set([1]), djinn.Ablate((0,)), djinn.ProjectOut([1])]
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(edits), type=list[AnyEdit]) == edits

@@ -1,0 +1,95 @@
+"""The executor stops for real, above it nothing runs, and what goes on is bit-equal. Families are deepened elsewhere."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+
+from djinn.errors import UnsupportedModel
+from djinn.model.executor import Executor, Finished, Stopped
+from djinn.model.slabs import SlabCache
+
+SMALL = dict(vocab_size=97, hidden_size=64, intermediate_size=96, num_hidden_layers=8, num_attention_heads=4)
+FAMILIES = {
+    "llama": dict(SMALL, num_key_value_heads=2),
+    "mistral": dict(SMALL, num_key_value_heads=1, sliding_window=16),
+    "qwen3": dict(SMALL, num_key_value_heads=2, head_dim=16),
+    "gpt2": dict(vocab_size=97, n_embd=64, n_layer=12, n_head=4),
+    "gpt_neox": SMALL,
+}
+
+
+def build(family: str) -> tuple[Executor, int]:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **FAMILIES[family])).eval()
+    return Executor(model), model.config.num_hidden_layers
+
+
+def fresh(executor: Executor) -> SlabCache:
+    config = executor.model.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    cache = SlabCache(executor.depth)
+    cache.bind(torch.full((executor.depth, 2, 64, heads, config.hidden_size // config.num_attention_heads), float("nan")))
+    return cache
+
+
+IDS = torch.randint(3, 97, (1, 40), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_paused_at_every_layer_is_bit_equal_to_unpaused_and_tokens_to_plain(family):
+    executor, depth = build(family)
+    whole_cache = fresh(executor)
+    whole = executor.run(whole_cache, IDS, 0)
+    assert isinstance(whole, Finished)
+    plain = DynamicCache(config=executor.model.config)
+    with torch.inference_mode():
+        reference = executor.model(input_ids=IDS, past_key_values=plain, use_cache=True).logits[:, -1:]
+    assert torch.allclose(whole.logits, reference, atol=1e-5)
+    for layer in range(1, depth + 1):
+        cache = fresh(executor)
+        stopped = executor.run(cache, IDS, 0, stop=layer)
+        assert isinstance(stopped, Stopped)
+        assert cache.lengths == [40] * layer + [0] * (depth - layer), "no layer above the pause may have run"
+        done = executor.run(cache, IDS, 0, start=layer, hidden=stopped.hidden)
+        assert torch.equal(done.logits, whole.logits)
+        token = done.logits[:, -1].argmax(-1, keepdim=True)
+        stopped = executor.run(cache, token, 40, stop=layer)
+        ahead = executor.run(cache, token, 40, start=layer, hidden=stopped.hidden)
+        assert torch.equal(ahead.logits, executor.run(whole_cache, token, 40).logits)
+
+
+def test_nothing_above_the_pause_runs():
+    executor, depth = build("llama")
+    calls = []
+    for index, layer in enumerate(executor.model.model.layers):
+        layer.mlp.register_forward_hook(lambda *_, index=index: calls.append(index))
+    stopped = executor.run(fresh(executor), IDS, 0, stop=3)
+    assert calls == [0, 1, 2]
+    executor.run(fresh(executor), IDS, 0, start=3, hidden=stopped.hidden)
+    assert calls == list(range(depth))
+
+
+def test_other_work_in_between_changes_nothing():
+    executor, _ = build("llama")
+    whole = executor.run(fresh(executor), IDS, 0)
+    cache = fresh(executor)
+    stopped = executor.run(cache, IDS, 0, stop=4)
+    executor.run(fresh(executor), IDS.flip(1), 0)
+    assert torch.equal(executor.run(cache, IDS, 0, start=4, hidden=stopped.hidden).logits, whole.logits)
+
+
+def test_taps_see_what_a_pause_would_keep():
+    executor, _ = build("llama")
+    seen = {}
+    executor.run(fresh(executor), IDS, 0, taps={2: lambda h: seen.update({2: h.clone()})})
+    assert torch.equal(seen[2], executor.run(fresh(executor), IDS, 0, stop=2).hidden)
+
+
+def test_a_model_without_one_stack_of_layers_is_refused_by_name():
+    config = AutoConfig.for_model("opt", vocab_size=97, hidden_size=64, ffn_dim=64, num_hidden_layers=8, num_attention_heads=4, word_embed_proj_dim=64)
+    model = AutoModelForCausalLM.from_config(config)
+    model.model.decoder.layers = torch.nn.ModuleList()
+    with pytest.raises(UnsupportedModel, match="OPTForCausalLM"):
+        Executor(model)

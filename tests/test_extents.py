@@ -1,0 +1,37 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from djinn.tiers.extents import ALIGNMENT, Extents, aligned
+
+
+def test_all_or_nothing():
+    extents = Extents(10 * ALIGNMENT)
+    assert extents.take(4 * ALIGNMENT, 8 * ALIGNMENT) is None
+    assert extents.free_bytes == 10 * ALIGNMENT
+
+
+def test_giving_twice_is_an_account_that_does_not_balance():
+    extents = Extents(10 * ALIGNMENT)
+    (extent,) = extents.take(3 * ALIGNMENT)
+    extents.give(extent)
+    with pytest.raises(ValueError, match="free already"):
+        extents.give(extent)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 20 * ALIGNMENT)), max_size=60))
+def test_extents_never_overlap_and_bytes_are_neither_made_nor_lost(steps):
+    extents, held = Extents(100 * ALIGNMENT), []
+    for give, size in steps:
+        if give and held:
+            extents.give(held.pop(size % len(held)))
+        elif taken := extents.take(size):
+            held += taken
+            assert taken[0].size == aligned(size)
+        ordered = sorted(held)
+        assert all(a.end <= b.start for a, b in zip(ordered, ordered[1:], strict=False))
+        assert extents.free_bytes + sum(e.size for e in held) == extents.capacity
+    for extent in held:
+        extents.give(extent)
+    assert extents.take(extents.capacity), "a drained range is whole again"

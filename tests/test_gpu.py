@@ -1,0 +1,49 @@
+"""The same promises on a CUDA device. Skipped where there is none; what they showed is in results/reference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import djinn
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")]
+
+
+@pytest.fixture(scope="module")
+def client():
+    with (
+        djinn.serve("tiny-llama", device="cuda:0", dtype="bfloat16", device_budget="24MB", host_budget="60MB", max_tokens=256) as server,
+        djinn.connect(server.endpoint, timeout=60) as connected,
+    ):
+        yield connected
+
+
+def test_more_sessions_than_the_arena_holds_are_bit_equal_to_themselves_alone(client, prompt):
+    prompts = [prompt[i:] + prompt[:i] for i in range(14)]
+    expected = []
+    for p in prompts:
+        session = client.open()
+        expected.append(session.prefill(p, max_new_tokens=6))
+        session.close()
+    sessions = [client.open() for _ in prompts]
+    for session, p in zip(sessions, prompts, strict=True):
+        session.prefill(p, break_at=4)
+        session.resume(max_new_tokens=1, break_at=4, break_token=1)
+    assert client.stats()["bytes"]["host_bytes"] > 0
+    for session, alone in zip(sessions, expected, strict=True):
+        out = session.resume(max_new_tokens=5)
+        assert out.tokens.tolist() == alone.tokens[1:].tolist()
+        assert np.array_equal(out.logits, alone.logits)
+        s = out.stamps
+        assert s["accepted"] <= s["ready"] <= s["first_layer"] <= s["done"]
+        session.close()
+
+
+def test_an_unedited_round_trip_through_the_client(client, prompt):
+    session = client.open()
+    checkpoints, out = session.prefill(prompt, checkpoint_at=[5])
+    again = session.resume(checkpoints[5], activation=checkpoints[5].activation())
+    assert np.array_equal(again.logits, out.logits)
+    session.close()

@@ -1,0 +1,30 @@
+import pytest
+
+from djinn.errors import BadRequest
+from djinn.model.presets import PRESETS
+from djinn.sizes import KVShape, format_bytes, kv_bytes_per_token, parse_bytes
+
+
+@pytest.mark.parametrize(("text", "count"), [("750MB", 750_000_000), ("2GiB", 2 * 2**30), ("1.5 GB", 1_500_000_000), (12, 12), ("80 gb", 80 * 10**9)])
+def test_sizes_are_read(text, count):
+    assert parse_bytes(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "MB", "-1GB", "5 parsecs", "1e9"])
+def test_what_is_no_size_is_refused_with_an_example(text):
+    with pytest.raises(BadRequest, match="750MB"):
+        parse_bytes(text)
+
+
+def test_sizes_are_written_for_people():
+    assert format_bytes(1_311_000_000) == "1.31 GB"
+    assert format_bytes(999) == "999 B"
+
+
+def test_llama_13b_takes_what_measures_says():
+    shape = PRESETS["llama-2-13b"]
+    head_dim = shape["hidden_size"] // shape["num_attention_heads"]
+    assert kv_bytes_per_token(40, shape["num_key_value_heads"], head_dim, "bfloat16") == 819_200
+    kv = KVShape(40, 40, 128, 5120, "bfloat16")
+    assert kv.kv_bytes(1600) == 1_310_720_000
+    assert kv.hidden_bytes(2048) == 20_971_520

@@ -1,0 +1,85 @@
+"""Who may know whom: the arrows of the design, held by reading every import."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PURE = {"errors", "sizes", "states", "edits", "policy", "lifeline"}
+# part -> the parts of djinn that it may import
+ARROWS: dict[str, set[str]] = {
+    "errors": set(),
+    "sizes": {"errors"},
+    "states": {"errors"},
+    "edits": set(),
+    "policy": set(),
+    "lifeline": set(),
+    "tiers": {"errors"},
+    "residence": {"sizes", "states", "tiers"},
+    "layout": {"residence", "sizes", "tiers"},
+    "pager": {"errors", "layout", "policy", "residence", "sizes", "states", "tiers"},
+    "model": {"errors", "sizes"},
+    "engine": {"edits", "errors", "layout", "model", "pager", "residence", "states"},
+    "wire": {"edits", "errors"},
+    "client": {"edits", "errors", "wire"},
+    "launch": {"errors"},
+    "server": {"engine", "errors", "launch", "lifeline", "model", "pager", "sizes", "states", "tiers", "wire", ""},
+    "cli": {"client", "errors", "server", "sizes"},
+    "": {"client", "edits", "launch"},
+}
+LIBRARIES = {"torch": {"tiers", "layout", "model", "engine", "server"}, "mlflow": set(), "matplotlib": set(), "evaluation": set(), "snakemake": set(), "pickle": set()}
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def part_of(path: Path) -> str:
+    first = path.relative_to(ROOT / "djinn").parts[0].removesuffix(".py")
+    return "" if first == "__init__" else first
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "djinn").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_arrows_go_one_way(path):
+    part = part_of(path)
+    for name in imports(path):
+        top, _, rest = name.partition(".")
+        if top == "djinn":
+            target = rest.split(".")[0]
+            target = target if (ROOT / "djinn" / target).exists() or (ROOT / "djinn" / f"{target}.py").exists() else ""
+            assert target == part or target in ARROWS[part], f"{part or 'djinn'} may not know {target or 'djinn'}"
+        elif top in LIBRARIES:
+            assert part in LIBRARIES[top], f"{part} may not import {top}"
+
+
+def test_matplotlib_is_the_figures_and_mlflow_the_trackings():
+    allowed = {"matplotlib": "figures", "mlflow": "tracking"}
+    for path in (ROOT / "workflow").rglob("*.py"):
+        for name in imports(path):
+            library = name.partition(".")[0]
+            if library in allowed:
+                assert allowed[library] in str(path.relative_to(ROOT)), f"{path} imports {library}"
+
+
+def test_the_client_needs_no_torch():
+    code = "import sys, djinn, djinn.cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_public_names():
+    import djinn
+
+    promised = {"serve", "connect", "Scale", "Add", "Set", "Ablate", "ProjectOut"}
+    assert promised <= set(djinn.__all__)
+    assert all(hasattr(djinn, name) for name in djinn.__all__)

@@ -1,0 +1,145 @@
+"""Djinn's resume: the intervals of MEASURES for prefill and decode pauses, cold and warm, by layer.
+
+Cold: more sessions are paused than the arena holds, so the longest stopped are on the host and no slab is free; each is
+resumed in turn and evicts another. Warm: the session is resumed at once, still on the device. Cost: a prefill a sample
+for prefill pauses, one decode step for decode pauses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import djinn
+from evaluation.prompts import load_prompts
+from evaluation.servers import budget_for, server_for, shape_of
+
+IN_ARENA = 8  # sessions that the arena of this rule holds
+Progress = Callable[[str], None]
+
+
+class NotCold(RuntimeError):
+    """A sample that should have been cold was not: the arena was larger than this rule assumes."""
+
+
+def measure(settings: Any, progress: Progress) -> dict[str, Any]:
+    resume = settings.resume
+    count = resume.warmup + resume.samples
+    prompts = load_prompts(settings.model, count + IN_ARENA, resume.prompt_tokens)
+    tokens = resume.prompt_tokens + 2 * len(resume.layers) + 2
+    facts, intermediate = model_facts(settings)
+    budget = budget_for(facts, intermediate, IN_ARENA, resume.prompt_tokens, tokens)
+    cases: list[dict[str, Any]] = []
+    with server_for(settings, tokens, budget) as server, djinn.connect(server.endpoint) as client:
+        runner = Cases(client, prompts, resume.warmup, count)
+        for layer in resume.layers:
+            progress(f"djinn: prefill pauses at layer {layer}, cold and warm")
+            cases += [runner.prefill_cold(layer), runner.prefill_warm(layer)]
+        runner.open_decoders(progress)
+        for layer in resume.layers:
+            progress(f"djinn: decode pauses at layer {layer}, cold and warm")
+            cases += [runner.decode_cold(layer), runner.decode_warm(layer)]
+        plan = client.server.plan
+    return {"system": "djinn", "prompt_tokens": resume.prompt_tokens, "plan": plan, "cases": cases}
+
+
+def model_facts(settings: Any) -> tuple[dict[str, Any], int]:
+    """The model's facts and its MLP width, read by loading it once here; the server loads its own."""
+    from djinn.model.load import load_model, text_config
+
+    model = settings.model
+    loaded = load_model(model.name, model.source, model.dtype, settings.device, model.seed, model.path, model.hub_id, model.revision)
+    return loaded.facts, getattr(text_config(loaded.model), "intermediate_size", None) or 4 * loaded.facts["hidden_size"]
+
+
+class Cases:
+    def __init__(self, client: djinn.Client, prompts: list[list[int]], warmup: int, count: int) -> None:
+        self.client, self.prompts, self.warmup, self.count = client, prompts, warmup, count
+        self.shape = shape_of(client.server.model)
+        session = client.open()
+        self.reference = session.prefill(prompts[warmup]).logits  # of an uninterrupted pass
+        session.close()
+        self.decoders: list[djinn.Session] = []
+
+    def prefill_cold(self, layer: int) -> dict[str, Any]:
+        sessions = []
+        for prompt in self.prompts:
+            sessions.append(self.client.open())
+            sessions[-1].prefill(prompt, break_at=layer)
+        return self._cold("prefill", layer, sessions, close=True)
+
+    def prefill_warm(self, layer: int) -> dict[str, Any]:
+        samples, equal = [], None
+        for index, prompt in enumerate(self.prompts[: self.count]):
+            session = self.client.open()
+            session.prefill(prompt, break_at=layer)
+            out = session.resume()
+            session.close()
+            samples.append(intervals(out.stamps))
+            if index == self.warmup:
+                equal = bool(np.array_equal(out.logits, self.reference))
+        return self._case("prefill", "warm", layer, samples, 0, equal)
+
+    def open_decoders(self, progress: Progress) -> None:
+        progress(f"djinn: {len(self.prompts)} sessions prefilled for the decode pauses")
+        for prompt in self.prompts:
+            self.decoders.append(self.client.open())
+            self.decoders[-1].prefill(prompt)
+
+    def decode_cold(self, layer: int) -> dict[str, Any]:
+        for session in self.decoders:
+            session.generate(max_new_tokens=1, break_at=layer, break_token=1)
+        return self._cold("decode", layer, self.decoders)
+
+    def decode_warm(self, layer: int) -> dict[str, Any]:
+        samples = []
+        for session in self.decoders[: self.count]:
+            session.generate(max_new_tokens=1, break_at=layer, break_token=1)
+            samples.append(intervals(session.resume().stamps))
+        for session in self.decoders[self.count :]:  # all keep the same length
+            session.generate(max_new_tokens=1, break_at=layer, break_token=1)
+            session.resume()
+        return self._case("decode", "warm", layer, samples, 0, None)
+
+    def _cold(self, phase: str, layer: int, sessions: list[djinn.Session], close: bool = False) -> dict[str, Any]:
+        samples, equal = [], None
+        before = self.client.stats()["bytes"]["restored_bytes"]
+        for index, session in enumerate(sessions[: self.count]):
+            free = self.client.stats()["bytes"]["arena_free_bytes"]
+            if session.state != "host" or free >= self.shape.kv_bytes(len(self.prompts[0])):
+                raise NotCold(f"layer {layer}, sample {index}: session is {session.state}, {free} bytes of the arena are free")
+            out = session.resume()
+            samples.append(intervals(out.stamps))
+            if phase == "prefill" and index == self.warmup:
+                equal = bool(np.array_equal(out.logits, self.reference))
+        moved = self.client.stats()["bytes"]["restored_bytes"] - before
+        for session in sessions if close else sessions[self.count :]:
+            session.close() if close else session.resume()
+        return self._case(phase, "cold", layer, samples, moved // self.count, equal)
+
+    def _case(self, phase: str, temperature: str, layer: int, samples: list[dict], moved: int, equal: bool | None) -> dict[str, Any]:
+        return {
+            "phase": phase,
+            "temperature": temperature,
+            "layer": layer,
+            "bytes": moved,
+            "logits_bit_equal": equal,
+            "samples": samples[self.warmup :],
+        }
+
+
+def intervals(stamps: dict[str, int]) -> dict[str, float]:
+    """MEASURES' five intervals (ms) from the stamps of one resume."""
+
+    def ms(later: str, earlier: str) -> float:
+        return (stamps[later] - stamps[earlier]) / 1e6
+
+    return {
+        "ready_ms": ms("ready", "accepted"),
+        "first_layer_ms": ms("first_layer", "ready"),
+        "logits_ms": ms("logits", "accepted"),
+        "resident_ms": ms("resident", "accepted"),
+        "client_ms": ms("client_received", "client_called"),
+    }

@@ -1,0 +1,68 @@
+"""The server of a measuring rule: its own, or the one that the config names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import djinn
+from djinn.engine.engine import GROWTH
+from djinn.server.plan import workspace_bytes
+from djinn.sizes import KVShape
+
+MARGIN_TOKENS = 64  # a server is told of prompts, new tokens and this
+
+
+@dataclass(frozen=True)
+class Running:
+    endpoint: str
+    pid: int | None  # None for a server that is not ours
+    start_s: float | None
+
+
+@contextmanager
+def server_for(settings: Any, max_tokens: int, device_budget: int) -> Iterator[Running]:
+    """A server for `settings`: bytes of `device_budget`, sessions of up to `max_tokens`. It ends with the block."""
+    if settings.server:
+        yield Running(settings.server, None, None)
+        return
+    model = settings.model
+    server = djinn.serve(
+        model.name,
+        weights=model.source,
+        dtype=model.dtype,
+        seed=model.seed,
+        path=model.path,
+        hub_id=model.hub_id,
+        revision=model.revision,
+        device=settings.device,
+        threads=settings.threads,
+        device_budget=device_budget,
+        host_budget=settings.budget.host,
+        max_tokens=max_tokens + MARGIN_TOKENS,
+    )
+    with server:
+        yield Running(server.endpoint, server.pid, server.start_s)
+
+
+def shape_of(facts: dict[str, Any]) -> KVShape:
+    """What a session of this model takes, from the facts of `load_model` or of a server's welcome."""
+    return KVShape(facts["layers"], facts["kv_heads"], facts["head_dim"], facts["hidden_size"], facts["dtype"])
+
+
+def reserved_tokens(tokens: int) -> int:
+    """Tokens that the server reserves for a session of `tokens`."""
+    return -(-tokens // GROWTH) * GROWTH
+
+
+def budget_for(facts: dict[str, Any], intermediate_size: int, sessions: int, tokens: int, max_tokens: int) -> int:
+    """A device budget (bytes) whose arena holds `sessions` paused in a prefill of `tokens`, and not one more.
+
+    max_tokens: what `server_for` is told, which sizes the workspace.
+    """
+    shape = shape_of(facts)
+    workspace = workspace_bytes(shape, intermediate_size, facts["vocab_size"], max_tokens + MARGIN_TOKENS)
+    one = shape.kv_bytes(reserved_tokens(tokens)) + shape.hidden_bytes(tokens)
+    return facts["bytes"] + workspace + sessions * one + one // 4
