@@ -10,6 +10,7 @@ import torch
 
 from djinn.residence import Residence
 from djinn.sizes import KVShape
+from djinn.tiers.extents import Extent
 from djinn.tiers.pools import Pool
 
 Part = str | tuple[int, int]  # a kept state's name, or (layer, 0 for keys | 1 for values)
@@ -30,12 +31,12 @@ class Layout:
         kept = residence.kept[name]
         if kept.device:
             return self.device.view(kept.device, self.dtype, 1, kept.rows, self.shape.hidden_size)
-        return dict(self._packed(residence))[name]
+        return dict(self._packed(residence, residence.host))[name]
 
-    def pairs(self, residence: Residence) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """(host, device) views of everything live, in the host's order."""
+    def pairs(self, residence: Residence, packed: Extent) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """(host, device) views of everything live, in the order of `packed`, its extent in the host pool."""
         pairs, slabs = [], self.slabs(residence)
-        for part, host in self._packed(residence):
+        for part, host in self._packed(residence, packed):
             if isinstance(part, str):
                 pairs.append((host, self.hidden(residence, part)))
             else:
@@ -43,8 +44,8 @@ class Layout:
                 pairs.append((host, slabs[layer][half, : residence.lengths[layer]]))
         return pairs
 
-    def _packed(self, residence: Residence) -> list[tuple[Part, torch.Tensor]]:
-        s, at = self.shape, residence.host.start // self.dtype.itemsize
+    def _packed(self, residence: Residence, packed: Extent) -> list[tuple[Part, torch.Tensor]]:
+        s, at = self.shape, packed.start // self.dtype.itemsize
         flat, parts = self.host.bytes.view(self.dtype), []
         for name, kept in residence.kept.items():
             if not kept.filled:

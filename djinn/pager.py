@@ -1,11 +1,7 @@
 """Virtual memory for sessions: policy and tiers put together.
 
 One thread, the mover, makes room and copies whole sessions; the compute thread never waits for memory, it is handed
-sessions that have all they need. A session's whole need is reserved before its restore starts. A restore brings the
-kept hidden states first: a session paused in its first prefill is READY with them, its KV follows behind the compute.
-
-Cost of an eviction or restore: the session's live bytes once, two copies a layer. Device memory is given back when its
-copy has completed, never before.
+sessions that have all they need. A session's whole need is reserved before its restore starts.
 """
 
 from __future__ import annotations
@@ -13,7 +9,6 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable
 
 from djinn.errors import DjinnError, IllegalMove, OutOfMemory, ServerFault
@@ -21,21 +16,21 @@ from djinn.layout import Layout
 from djinn.policy import Candidate, choose_victim
 from djinn.residence import Kept, Need, Residence
 from djinn.sizes import KVShape, format_bytes
-from djinn.states import END, PARKED, STOPPED, WAITING, State
+from djinn.states import END, PARKED, STOPPED, State
 from djinn.tiers.copier import Copier
-from djinn.tiers.extents import aligned
+from djinn.tiers.extents import Extent, aligned
 from djinn.tiers.pools import Pool
+from djinn.transfers import Then, Transfers
 
 log = logging.getLogger(__name__)
-Then = Callable[[DjinnError | None], None]
 
 
 class Pager:
     def __init__(self, shape: KVShape, device: Pool, host: Pool, copier: Copier) -> None:
-        self.shape, self.device, self.host, self.copier = shape, device, host, copier
+        self.shape, self.device, self.host = shape, device, host
         self.layout = Layout(shape, device, host)
-        self.moved = {"evicted_bytes": 0, "restored_bytes": 0, "evictions": 0, "restores": 0}
         self.lock = threading.Condition(threading.RLock())
+        self.transfers = Transfers(self.layout, copier, self.lock)
         self._residences: dict[str, Residence] = {}
         self._closing = False
         self._jobs: queue.SimpleQueue[tuple[Callable[[], None], Then] | None] = queue.SimpleQueue()
@@ -60,7 +55,7 @@ class Pager:
             if extents is not None:
                 self._keep(residence, need, extents)
                 residence.resident.set()
-                self._ready(residence, resident=True)
+                self.transfers.ready(residence, resident=True)
         if extents is not None:
             then(None)
         else:
@@ -72,7 +67,7 @@ class Pager:
             if residence.machine.state in PARKED:
                 return
             residence.machine.move(State.IO_WAIT)
-        self._jobs.put((lambda: self._evict(residence), lambda refusal: None))
+        self._jobs.put((lambda: self.transfers.evict_parked(residence), lambda refusal: None))
 
     def stopped(self, residence: Residence) -> None:
         """The session paused or became idle: it may be a victim now."""
@@ -91,9 +86,8 @@ class Pager:
     def release(self, residence: Residence) -> None:
         """Give back everything, at once or when the copy in flight has completed."""
         with self.lock:
-            residence.released = True
-            if not residence.moving:
-                self._free(residence)
+            self._residences.pop(residence.key, None)
+            self.transfers.release(residence)
 
     def usage(self) -> dict[str, int]:
         """Live bytes by authoritative tier, and what the tiers can hold."""
@@ -107,7 +101,7 @@ class Pager:
                 "arena_free_bytes": self.device.extents.free_bytes,
                 "host_budget_bytes": self.host.capacity,
                 "host_free_bytes": self.host.extents.free_bytes,
-                **self.moved,
+                **self.transfers.moved,
             }
 
     def shut_down(self) -> None:
@@ -132,10 +126,10 @@ class Pager:
     def _admit(self, residence: Residence, need: Need, then: Then) -> None:
         try:
             if residence.slabs:  # it must grow: out, and back into a larger place
-                self._evict(residence, unasked=True)
+                self._step_aside(residence)
             self._reserve(residence, need)
             if residence.host is not None:
-                self._restore(residence, then)
+                self.transfers.restore(residence, then)
                 return
         except DjinnError as refusal:
             with self.lock:
@@ -168,17 +162,21 @@ class Pager:
                     raise OutOfMemory(f"the session needs {format_bytes(total)}, the whole arena has {format_bytes(self.device.capacity)}")
                 victim = self._victim(fresh=residence.host is None, asking=residence.shape.kv_bytes(need.tokens))
                 if victim is None:
-                    if not self._somebody_runs(residence):
+                    if not self._somebody_runs():
                         raise self._full(total)
                     self.lock.wait()
                     continue
-            self._evict(victim, unasked=True)
+            self._step_aside(victim)
+
+    def _step_aside(self, residence: Residence) -> None:
+        if not self.transfers.evict(residence):
+            raise self._full(residence.host_bytes())
 
     def _victim(self, fresh: bool, asking: int) -> Residence | None:
         candidates = [
-            Candidate(r.key, r.machine.state is State.IO_WAIT, r.machine.history[-1][1], r.host_bytes())
+            Candidate(r.key, r.wanted, r.machine.state is State.IO_WAIT, r.machine.history[-1][1], r.host_bytes())
             for r in self._residences.values()
-            if r.slabs and not r.wanted and r.machine.state in STOPPED | {State.IO_WAIT}
+            if r.slabs and r.machine.state in STOPPED | {State.IO_WAIT}
         ]
         # A session that is new leaves room in the host pool for one to step aside: with both tiers full to the brim no
         # evicted session could ever come back. One that comes back may use that room, it frees its own.
@@ -188,9 +186,9 @@ class Pager:
         chosen = choose_victim(candidates, room)
         return self._residences[chosen.key] if chosen else None
 
-    def _somebody_runs(self, asking: Residence) -> bool:
-        """Whether memory may come free without anybody's doing: a request holds some and will end."""
-        return any(r.slabs and r.wanted and r is not asking for r in self._residences.values())
+    def _somebody_runs(self) -> bool:
+        """Whether memory will come free without anybody's doing: a request that has all it needs will end."""
+        return any(r.slabs and r.machine.state in (State.QUEUED, State.READY, State.RUNNING) for r in self._residences.values())
 
     def _full(self, total: int) -> OutOfMemory:
         return OutOfMemory(
@@ -199,92 +197,7 @@ class Pager:
             f"{format_bytes(self.host.capacity)} free. Close a session, or start with a larger host_budget"
         )
 
-    def _evict(self, residence: Residence, unasked: bool = False) -> None:
-        with self.lock:
-            if residence.machine.state not in (WAITING - {State.HOST} if unasked else {State.IO_WAIT}):
-                return
-            if not residence.slabs or (residence.wanted and not unasked):
-                return
-            extents = self.host.extents.take(residence.host_bytes())
-            if extents is None:
-                if unasked:
-                    raise self._full(residence.host_bytes())
-                return  # parked, but nowhere to go: it stays until somebody needs the room
-            if residence.machine.state in STOPPED:
-                residence.machine.move(State.IO_WAIT)
-            residence.machine.move(State.EVICTING)
-            residence.moving, residence.host = True, extents[0]
-            moves = self.layout.pairs(residence)
-            residence.host = None  # until the copy is complete the device has the only one
-        copied = self.copier.run(moves)
-        with self.lock:
-            residence.moving = False
-            self.moved["evicted_bytes"] += copied
-            self.moved["evictions"] += 1
-            if residence.machine.state is State.EVICTING and not residence.released:
-                residence.machine.move(State.HOST)
-                residence.host = extents[0]
-                residence.resident.clear()
-                self._free_device(residence)
-            else:  # resumed or closed meanwhile: the device copy stands
-                self.host.extents.give(extents[0])
-                if residence.released:
-                    self._free(residence)
-            self.lock.notify_all()
-
-    def _restore(self, residence: Residence, then: Then) -> None:
-        with self.lock:
-            residence.machine.move(State.RESTORING)  # refused where it was closed meanwhile
-            residence.moving = True
-            moves = [(device, host) for host, device in self.layout.pairs(residence)]
-            first = sum(kept.filled for kept in residence.kept.values())
-            early = residence.hidden_suffices
-        copied = self.copier.run(moves[:first])
-        if early:
-            self._ready(residence)
-            then(None)
-        copied += self.copier.run(moves[first:])
-        with self.lock:
-            residence.moving = False
-            self.host.extents.give(residence.host)
-            residence.host = None
-            self.moved["restored_bytes"] += copied
-            self.moved["restores"] += 1
-            residence.stamps["resident"] = time.monotonic_ns()
-            residence.resident.set()
-            if residence.released:
-                self._free(residence)
-        if not early:
-            self._ready(residence)
-            then(None)
-
-    # -- bookkeeping, lock held --------------------------------------------------------------------
-
-    def _ready(self, residence: Residence, resident: bool = False) -> None:
-        with self.lock:
-            if residence.machine.state in WAITING | {State.RESTORING}:
-                residence.stamps["ready"] = residence.machine.move(State.READY)
-                if resident:
-                    residence.stamps["resident"] = residence.stamps["ready"]
-
-    def _keep(self, residence: Residence, need: Need, extents: list) -> None:
+    @staticmethod
+    def _keep(residence: Residence, need: Need, extents: list[Extent]) -> None:
         for (name, rows), extent in zip(need.keeps.items(), extents, strict=True):
             residence.kept[name] = Kept(rows, extent)
-
-    def _free_device(self, residence: Residence) -> None:
-        for kept in residence.kept.values():
-            if kept.device:
-                self.device.extents.give(kept.device)
-                kept.device = None
-        for slab in residence.slabs:
-            self.device.extents.give(slab)
-        residence.slabs, residence.capacity = [], 0
-
-    def _free(self, residence: Residence) -> None:
-        self._free_device(residence)
-        residence.kept.clear()
-        if residence.host:
-            self.host.extents.give(residence.host)
-            residence.host = None
-        self._residences.pop(residence.key, None)
-        self.lock.notify_all()

@@ -38,7 +38,7 @@ class Residence:
     slabs: list[Extent] = field(default_factory=list)  # one for each layer, on the device
     host: Extent | None = None
     hidden_suffices: bool = False  # stopped in its first prefill: no layer above has KV, the kept state is all it needs
-    wanted: bool = False  # a request waits for it: never a victim
+    wanted: bool = False  # a request waits for it: the last to be a victim
     moving: bool = False  # a copy reads or writes its bytes: they may not be freed
     released: bool = False
     resident: threading.Event = field(default_factory=threading.Event)  # all of its KV is on the device

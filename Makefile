@@ -1,0 +1,63 @@
+# The two commands are `make artifact` and `make test`; `make help` lists the rest.
+# Both make .venv first, once: the stamps inside carry a checksum of what they were made from, so that a second
+# run has nothing to do and a half-made environment is made anew.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: artifact test check types campaign env clean help
+
+PYTHON ?= python3
+CORES = 1
+ARGS =
+NAME =
+
+# A virtual environment does not survive being moved, hence `pwd`.
+packages := .venv/stamp-packages-$(shell (pwd; cat requirements.lock) | cksum | cut -d ' ' -f 1)
+project := .venv/stamp-project-$(shell cksum < pyproject.toml | cut -d ' ' -f 1)
+
+# Quoted at every use: the path may hold a space. Modules are run by name, which needs no console script.
+run := PATH="$$PWD/.venv/bin:$$PATH" .venv/bin/python -m
+snakemake := $(run) snakemake --cores $(CORES)
+
+artifact: $(project)  ## measure everything and draw the figures; goes on where it stopped
+	$(snakemake) $(ARGS)
+
+test: $(project)  ## run the tests; make test ARGS='-k wire' for some
+	$(run) pytest $(ARGS)
+
+check: $(project)  ## style, changing nothing
+	$(run) ruff check .
+	$(run) ruff format --check .
+	$(run) snakefmt --check Snakefile workflow/rules
+
+types: $(project)  ## static types of djinn/ (mypy)
+	$(run) mypy
+
+campaign: $(project)  ## archive the current campaign and run a new one: make campaign NAME=my-change
+	$(run) evaluation.campaign archive
+	$(snakemake) $(if $(NAME),--config name='$(NAME)') $(ARGS)
+
+env: $(project)  ## only make the environment (.venv)
+
+$(packages):
+	@[ "$$(uname -sm)" = "Linux x86_64" ] || \
+	  { echo "Djinn's locked packages are for Linux x86-64; this is $$(uname -sm)." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Djinn needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) -V 2>&1 || true)." \
+	    "Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@rm -f .venv/stamp-*
+	$(PYTHON) -m venv --clear .venv
+	.venv/bin/python -m pip install --requirement requirements.lock
+	@touch $@
+
+$(project): $(packages)
+	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@rm -f .venv/stamp-project-*; touch $@
+
+clean:  ## remove the environment and caches; results stay
+	rm -rf .venv .snakemake build *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find djinn workflow tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help:  ## this list
+	@echo "make TARGET [PYTHON=python3.12] [CORES=1] [ARGS=...]"
+	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / {printf "  %-10s %s\n", $$1, $$2}' Makefile

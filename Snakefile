@@ -1,0 +1,23 @@
+# Djinn's evaluation: from a bare machine to Figures 6 and 7. `snakemake --cores 1` makes everything;
+# the name of a rule (figure7, claims, ...) makes that and what it needs; --forcerun NAME makes it again.
+
+
+include: "workflow/rules/common.smk"
+
+
+rule all:
+    input:
+        f"{FIGURE6}.pdf",
+        f"{FIGURE7}.pdf",
+        f"{RESULTS}/claims.md",
+        f"{RESULTS}/mlflow.json",
+
+
+# campaign, weights -> provision: what this machine is and can do
+include: "workflow/rules/provision.smk"
+# eager -> recompute, manual_offload: what people do today
+include: "workflow/rules/baselines.smk"
+# djinn_resume, oversubscription, steering: what Djinn does
+include: "workflow/rules/djinn.smk"
+# combine -> figure6 -> figure7 -> claims -> mlflow
+include: "workflow/rules/analysis.smk"

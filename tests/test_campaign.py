@@ -1,0 +1,93 @@
+"""A campaign has an identity, is put away whole, and is the reference only if one commit stands for it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from synthetic import change, write_results
+
+from evaluation.campaign import CampaignError, archive, main, reference, start
+from evaluation.claims import evaluate
+from evaluation.combine import combine
+from evaluation.figures import figure6, figure7
+
+CLAIMS = Path(__file__).parent.parent / "config" / "claims.yaml"
+
+
+class MadeUpSettings:
+    """The three fields of the settings that a campaign keeps; the digest is replaced in the test."""
+
+    scale, name, device = "laptop", "from the config", "cpu"
+
+
+def finish(results: Path) -> Path:
+    combine(results / "raw", results / "campaign.json", results / "combined.json")
+    evaluate(results / "combined.json", CLAIMS, results / "claims.json", results / "claims.md")
+    for name, figure in (("figure6_memory_virtualization", figure6), ("figure7_resume_latency", figure7)):
+        figure.draw(
+            results / "combined.json",
+            *(results / "figures" / f"{name}.{kind}" for kind in ("pdf", "png", "csv")),
+        )
+    return results
+
+
+def test_start_writes_who_what_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evaluation.settings.digest", lambda settings: "d" * 16)
+    first = start(tmp_path / "laptop" / "campaign.json", MadeUpSettings())
+    assert first == json.loads((tmp_path / "laptop" / "campaign.json").read_text())
+    assert first.keys() == {"id", "name", "scale", "commit", "dirty", "config_digest", "device", "started"}
+    assert (
+        first["name"] == "from the config"
+        and first["device"]["kind"] == "cpu"
+        and first["config_digest"] == "d" * 16
+    )
+    second = start(tmp_path / "laptop" / "campaign.json", MadeUpSettings(), "mine")
+    assert second["name"] == "mine" and second["id"] != first["id"] and first["id"][:8].isdigit()
+
+
+def test_archive_moves_a_finished_campaign_and_refuses_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    root = tmp_path / "results of mine"
+    assert main(["--results", str(root), "archive"]) == 1
+    assert "no campaign in" in capsys.readouterr().err
+    results = write_results(root / "laptop")
+    with pytest.raises(CampaignError, match=r"unfinished, it lacks combined\.json.*--unfinished"):
+        archive(root)
+    finish(results)
+    change(results / "raw" / "eager.json", lambda raw: raw.update(seconds=99.0))
+    with pytest.raises(CampaignError, match=r"raw/eager\.json as it is now"):
+        archive(root)
+    combine(results / "raw", results / "campaign.json", results / "combined.json")
+    assert main(["--results", str(root), "archive"]) == 0
+    assert "20000101-made-up" in capsys.readouterr().out
+    assert not results.exists() and (root / "campaigns" / "20000101-made-up" / "raw" / "eager.json").exists()
+    write_results(root / "laptop")
+    with pytest.raises(CampaignError, match="is there already"):
+        archive(root, allow_unfinished=True)
+    write_results(root / "smoke", scale="smoke", campaign="small")
+    with pytest.raises(CampaignError, match="--scale laptop or --scale smoke"):
+        archive(root)
+    assert archive(root, "smoke", allow_unfinished=True).name == "small"
+
+
+def test_reference_is_a_copy_of_one_commits_clean_results(tmp_path: Path) -> None:
+    results = finish(write_results(tmp_path / "laptop"))
+    kept = reference(tmp_path)
+    assert kept == tmp_path / "reference" / "laptop"
+    for path in (path.relative_to(results) for path in results.rglob("*") if path.is_file()):
+        assert (kept / path).read_bytes() == (results / path).read_bytes()
+
+    combined = json.loads((results / "combined.json").read_text())
+    for edit, words in (
+        ({"mixed_commits": True, "commits": ["aaa", "bbb"]}, "mixed commits .aaa, bbb"),
+        ({"mixed_config": True}, "mixed configurations"),
+        ({"dirty": ["eager"]}, "uncommitted changes .eager"),
+        ({"commits": ["unknown"]}, "commit is unknown"),
+    ):
+        (results / "combined.json").write_text(json.dumps(combined | edit))
+        with pytest.raises(CampaignError, match=words):
+            reference(tmp_path)
+    (results / "claims.md").unlink()
+    with pytest.raises(CampaignError, match=r"lacks claims\.md"):
+        reference(tmp_path)

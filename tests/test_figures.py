@@ -1,0 +1,108 @@
+"""The figures: the same bytes from the same data, fonts embedded, and a CSV of what is drawn."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from synthetic import write_results
+
+from evaluation.combine import combine
+from evaluation.figures import figure6, figure7
+from evaluation.figures.style import NothingToDraw, byte_unit
+
+
+def combined(results: Path) -> Path:
+    combine(results / "raw", results / "campaign.json", results / "combined.json")
+    return results / "combined.json"
+
+
+def drawn(figure, source: Path, out: Path) -> list[Path]:
+    paths = [out / f"{figure.__name__.rsplit('.', 1)[-1]}.{kind}" for kind in ("pdf", "png", "csv")]
+    figure.draw(source, *paths)
+    return paths
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return combined(write_results(tmp_path_factory.mktemp("whole") / "laptop"))
+
+
+@pytest.mark.parametrize("figure", [figure6, figure7])
+def test_twice_drawn_is_the_same_bytes_with_fonts_and_without_a_date(
+    figure, whole: Path, tmp_path: Path
+) -> None:
+    first = [path.read_bytes() for path in drawn(figure, whole, tmp_path / "one")]
+    second = [path.read_bytes() for path in drawn(figure, whole, tmp_path / "two")]
+    assert first == second
+    pdf, png, _ = first
+    assert (
+        pdf.startswith(b"%PDF")
+        and b"/FontFile2" in pdf
+        and b"/Type3" not in pdf
+        and b"CreationDate" not in pdf
+    )
+    assert png.startswith(b"\x89PNG")
+
+
+def test_figure6_csv_is_what_the_raw_file_says(whole: Path, tmp_path: Path) -> None:
+    over = json.loads(whole.read_text())["oversubscription"]
+    lines = table(drawn(figure6, whole, tmp_path)[2])
+    stacked = [line for line in lines if line["panel"] == "a" and not line["label"]]
+    assert [int(line["device_bytes"]) for line in stacked] == [row["device_bytes"] for row in over["by_n"]]
+    assert [int(line["demand_bytes"]) for line in stacked] == [row["demand_bytes"] for row in over["by_n"]]
+    died = {line["label"]: int(line["x"]) for line in lines if "out of memory" in line["label"]}
+    assert died == {
+        "eager default out of memory": 29,
+        "eager mmap64k out of memory": 38,
+        "eager arena1 out of memory": 30,
+    }
+    timed = [line for line in lines if line["panel"] == "b" and not line["label"]]
+    assert [float(line["x"]) for line in timed] == [row["t_s"] for row in over["timeline"]]
+
+
+def test_figure7_csv_holds_every_interval_and_the_crossover(whole: Path, tmp_path: Path) -> None:
+    results = json.loads(whole.read_text())
+    lines = table(drawn(figure7, whole, tmp_path)[2])
+    for line in (line for line in lines if line["bytes"]):
+        row = results["resume"][line["system"]][line["phase"]][line["temperature"]][line["layer"]][
+            "intervals"
+        ]
+        assert float(line["median_ms"]) == row[line["interval"]]["median"]
+        assert float(line["p95_ms"]) == row[line["interval"]]["p95"]
+    assert {line["interval"] for line in lines} >= {
+        "ready_ms",
+        "first_layer_ms",
+        "logits_ms",
+        "resident_ms",
+        "client_ms",
+    }
+    assert any(line["label"] == "crossover with recompute, ready" for line in lines)
+
+
+def test_what_is_missing_is_left_out_or_named(tmp_path: Path) -> None:
+    few = combined(
+        write_results(
+            tmp_path / "few", without=("eager", "manual_activation", "manual_pageable", "recompute")
+        )
+    )
+    drawn(figure6, few, tmp_path)
+    drawn(figure7, few, tmp_path)
+    resumes = ("djinn_resume", "manual_activation", "manual_full", "manual_pageable", "recompute")
+    none = combined(write_results(tmp_path / "none", without=("oversubscription", *resumes)))
+    for figure, words in ((figure6, "raw/oversubscription.json"), (figure7, "raw/djinn_resume.json")):
+        with pytest.raises(NothingToDraw, match=words):
+            drawn(figure, none, tmp_path)
+
+
+def test_deaths_at_nearly_the_same_n_share_a_label() -> None:
+    assert figure6.grouped([(38, "b"), (29, "a"), (30, "c")], gap=2) == [(30, "a: 29, c: 30"), (38, "b: 38")]
+
+
+def test_byte_units_are_decimal() -> None:
+    assert byte_unit(900e6) == (1e6, "MB") and byte_unit(92e9) == (1e9, "GB")

@@ -1,0 +1,173 @@
+"""What a newcomer gets: one set of versions, prompts that are free, a Makefile that says what it needs."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import djinn
+
+ROOT = Path(__file__).parent.parent
+PROMPTS = ROOT / "workflow" / "resources" / "prompts"
+CONDA_FILES = ("environment.yml", "envs/measure.yaml", "envs/analysis.yaml")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+DISTRIBUTIONS = {"zmq": "pyzmq", "yaml": "pyyaml", "pynvml": "nvidia-ml-py"}  # imported under another name
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pinned(lines: list[str]) -> dict[str, str]:
+    return {canonical(name): version for name, version in (line.split("==") for line in lines)}
+
+
+def lock_lines() -> list[str]:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def declared() -> set[str]:
+    requirements = [*PROJECT["dependencies"], *(each for extra in EXTRAS.values() for each in extra)]
+    return {canonical(re.match(r"[\w.-]+", each)[0]) for each in requirements} - {"djinn"}
+
+
+def test_the_lock_is_plain_pins():
+    lines = lock_lines()
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line)] == []
+    assert lines == sorted(lines, key=str.lower)
+    assert len(pinned(lines)) == len(lines), "a package stands in the lock twice"
+    assert {"setuptools", "wheel"} <= set(pinned(lines)), "the project is installed without build isolation"
+
+
+def test_every_direct_dependency_is_locked():
+    assert declared() <= set(pinned(lock_lines()))
+
+
+@pytest.mark.parametrize("file", CONDA_FILES)
+def test_conda_files_carry_the_versions_of_the_lock(file):
+    content = yaml.safe_load((ROOT / file).read_text())
+    (through_pip,) = [part["pip"] for part in content["dependencies"] if isinstance(part, dict)]
+    lock = pinned(lock_lines())
+    assert {name: lock.get(name) for name in pinned(through_pip)} == pinned(through_pip)
+
+
+def test_the_conda_environment_has_every_direct_dependency():
+    content = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert set(pinned(content["dependencies"][-1]["pip"])) == declared()
+
+
+def test_every_import_is_declared():
+    imported = set()
+    for path in [
+        *(ROOT / "djinn").rglob("*.py"),
+        *(ROOT / "workflow").rglob("*.py"),
+        *(ROOT / "tests").rglob("*.py"),
+    ]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                imported.add(node.module.partition(".")[0])
+    own = {"djinn", "evaluation", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+    foreign = imported - own - sys.stdlib_module_names
+    assert {canonical(DISTRIBUTIONS.get(name, name)) for name in foreign} <= declared()
+
+
+def test_the_version_is_said_once():
+    assert djinn.__version__ == PROJECT["version"]
+
+
+def test_prompts_are_many_different_and_long():
+    texts = [path.read_text(encoding="utf-8") for path in sorted(PROMPTS.glob("*.txt"))]
+    assert len(texts) >= 50
+    assert len(set(texts)) == len({text[:500] for text in texts}) == len(texts)
+    assert min(map(len, texts)) >= 4_500
+    assert sum(map(len, texts)) <= 500_000
+
+
+def test_prompts_say_where_they_come_from_and_why_they_are_free():
+    note = (PROMPTS / "README.md").read_text()
+    assert "public domain" in note and "Jargon File" in note
+
+
+def tracked() -> list[Path]:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    return [ROOT / name.decode() for name in names.split(b"\0") if name and (ROOT / name.decode()).is_file()]
+
+
+def test_no_tracked_file_names_a_registry_or_this_machine():
+    hosts = rb"pypi[.]org|pythonhosted[.]org|download[.]pytorch[.]org|anaconda[.]org|(deb|ftp)[.]debian[.]org"
+    places = rb"(?<![\w.-])/(work|root)/|/tmp/v/|/opt/(wheels|pypi)|find.links[ =]"
+    found = re.compile(rb"(%s)|(%s)" % (hosts, places))
+    hits = {str(path.relative_to(ROOT)): found.search(path.read_bytes()) for path in tracked()}
+    slips = {name: hit[0] for name, hit in hits.items() if hit}
+    assert slips == {}
+
+
+def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    # without what a surrounding `make test` hands down
+    ours = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(["make", *words], cwd=folder, env=ours, capture_output=True, text=True)
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """The Makefile and what it reads, in a path with a space and an accent; no environment."""
+    folder = tmp_path / "un été"
+    folder.mkdir()
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def fake(folder: Path, name: str, body: str) -> str:
+    script = folder / name
+    script.write_text(f"#!/bin/sh\n{body}\n")
+    script.chmod(0o755)
+    return f"./{name}"
+
+
+def test_make_refuses_an_old_python_in_words(bare):
+    old = fake(bare, "python-old", 'if [ "$1" = -V ]; then echo Python 3.9.1; else exit 1; fi')
+    done = make(bare, "artifact", f"PYTHON={old}")
+    assert done.returncode != 0 and not (bare / ".venv").exists()
+    assert "needs Python 3.11 or newer" in done.stderr and "Python 3.9.1" in done.stderr
+
+
+def test_make_refuses_another_platform_in_words(bare):
+    fake(bare, "uname", "echo Darwin arm64")
+    done = make(bare, "test", f"PATH={bare}:/usr/bin:/bin")
+    assert done.returncode != 0 and not (bare / ".venv").exists()
+    assert "Linux x86-64" in done.stderr and "Darwin arm64" in done.stderr
+
+
+def test_make_installs_once_and_again_after_a_kill_or_a_change(bare):
+    stamps = re.findall(r"\.venv/stamp-\w+-\d+", make(bare, "--dry-run", "env").stdout)
+    assert "pip install" in make(bare, "--dry-run", "test").stdout
+    (bare / ".venv").mkdir()  # half made: no stamp yet
+    assert "venv --clear" in make(bare, "--dry-run", "test").stdout
+    for stamp in stamps:
+        (bare / stamp).touch()
+    assert make(bare, "--dry-run", "test").stdout.splitlines() == [
+        'PATH="$PWD/.venv/bin:$PATH" .venv/bin/python -m pytest '
+    ]
+    (bare / "requirements.lock").write_text("numpy==2.4.6\n")
+    assert "venv --clear" in make(bare, "--dry-run", "test").stdout
+
+
+def test_make_help_lists_the_two_commands():
+    text = make(ROOT, "help").stdout
+    assert "artifact" in text and "test" in text

@@ -1,0 +1,121 @@
+"""MLflow shows the JSON: a parent per campaign, a child per raw file; reruns replace, campaigns add."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from synthetic import change, write_results
+
+from evaluation import tracking
+from evaluation.claims import evaluate
+from evaluation.combine import combine
+
+CLAIMS = Path(__file__).parent.parent / "config" / "claims.yaml"
+
+
+def finish(results: Path) -> Path:
+    combine(results / "raw", results / "campaign.json", results / "combined.json")
+    evaluate(results / "combined.json", CLAIMS, results / "claims.json", results / "claims.md")
+    (results / "figures").mkdir(exist_ok=True)
+    (results / "figures" / "figure6_memory_virtualization.png").write_bytes(b"made up")
+    return results
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results with one campaign logged; its path has a space. Later tests add to it, in this file's order."""
+    made = tmp_path_factory.mktemp("results of mine")
+    tracking.log_campaign(finish(write_results(made / "laptop", samples=5)), made / "mlflow.db")
+    return made
+
+
+def children(root: Path, campaign: str = "20000101-made-up") -> dict[str, list]:
+    client, experiment = tracking.open_database(root / "mlflow.db")
+    found: dict[str, list] = {}
+    for run in tracking.runs(client, experiment, f"tags.campaign_id = '{campaign}'"):
+        found.setdefault(run.data.tags.get("rule", "campaign"), []).append(run)
+    return found
+
+
+def test_a_campaign_is_a_parent_with_a_child_for_each_raw_file(root: Path) -> None:
+    found = children(root)
+    assert all(len(runs) == 1 for runs in found.values())
+    assert found.keys() == {"campaign", *(path.stem for path in (root / "laptop" / "raw").iterdir())}
+    parent, child = found["campaign"][0], found["oversubscription"][0]
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert (
+        child.data.tags["figure"] == "figure6" and found["djinn_resume"][0].data.tags["figure"] == "figure7"
+    )
+    for key, value in {"dirty": "false", "device": "made-up processor", "scale": "laptop"}.items():
+        assert child.data.tags[key] == value and parent.data.tags[key] == value
+    assert child.data.params["weights.name"] == "smollm2-135m"
+    assert child.data.metrics["barrier.demand_over_budget"] > 1.14
+    assert parent.data.metrics["claim.total_workload"] == 53.4
+    assert child.info.end_time - child.info.start_time == 12_500
+
+
+def test_metrics_run_over_time_and_layers(root: Path) -> None:
+    client, _ = tracking.open_database(root / "mlflow.db")
+    found = children(root)
+    timeline = client.get_metric_history(found["oversubscription"][0].info.run_id, "timeline.device_bytes")
+    assert [point.step for point in timeline] == list(range(len(timeline))) and len(timeline) > 500
+    assert timeline[10].timestamp - timeline[0].timestamp == 1000  # ten samples, 0.1 s apart
+    layers = client.get_metric_history(found["djinn_resume"][0].info.run_id, "prefill.cold.ready_ms.median")
+    assert [point.step for point in layers] == [1, 8, 15, 22, 30]
+
+
+def test_figures_and_raw_files_are_artifacts_beside_the_database(root: Path) -> None:
+    client, experiment = tracking.open_database(root / "mlflow.db")
+    found = children(root)
+    names = {item.path for item in client.list_artifacts(found["campaign"][0].info.run_id)}
+    assert names == {"combined.json", "claims.json", "claims.md", "figures"}
+    own = Path(experiment.artifact_location) / found["eager"][0].info.run_id / "artifacts" / "eager.json"
+    assert own.read_bytes() == (root / "laptop" / "raw" / "eager.json").read_bytes()
+    assert Path(experiment.artifact_location) == root / "mlartifacts"
+
+
+def test_a_rerun_replaces_the_changed_child_alone(root: Path) -> None:
+    before = children(root)
+    change(
+        root / "laptop" / "raw" / "oversubscription.json",
+        lambda raw: raw["result"]["seconds"].update(total=60.5),
+    )
+    tracking.log_campaign(finish(root / "laptop"), root / "mlflow.db")
+    after = children(root)
+    assert {rule: len(runs) for rule, runs in after.items()} == dict.fromkeys(before, 1)
+    changed = {rule for rule in after if after[rule][0].info.run_id != before[rule][0].info.run_id}
+    assert changed == {"oversubscription"}
+    assert after["oversubscription"][0].data.metrics["seconds.total"] == 60.5
+    assert after["campaign"][0].data.metrics["claim.total_workload"] == 60.5
+    assert len(list((root / "mlartifacts").iterdir())) == len(after)
+
+
+def test_another_campaign_adds_and_a_rebuild_finds_both(root: Path) -> None:
+    shutil.copytree(root / "laptop", root / "campaigns" / "20000101-made-up")
+    shutil.rmtree(root / "laptop")
+    tracking.log_campaign(
+        finish(write_results(root / "laptop", campaign="second", samples=5)), root / "mlflow.db"
+    )
+    logged = {name: children(root, name) for name in ("20000101-made-up", "second")}
+    assert tracking.main(["rebuild", "--results", str(root)]) == 0
+    for name, before in logged.items():
+        after = children(root, name)
+        assert {rule: [run.data.metrics for run in runs] for rule, runs in after.items()} == {
+            rule: [run.data.metrics for run in runs] for rule, runs in before.items()
+        }
+    assert not (root / "mlflow.db.new").exists()
+
+
+def test_a_moved_folder_rebuilds_itself(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(root, moved)
+    tracking.log_campaign(moved / "laptop", moved / "mlflow.db")
+    assert "was made elsewhere" in capsys.readouterr().out
+    _, experiment = tracking.open_database(moved / "mlflow.db")
+    assert Path(experiment.artifact_location) == moved / "mlartifacts"
+    assert children(moved).keys() == children(root).keys()
+
+
+def test_rebuild_without_results_says_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert tracking.main(["rebuild", "--results", str(tmp_path)]) == 1
+    assert "run snakemake first" in capsys.readouterr().err

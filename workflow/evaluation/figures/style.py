@@ -1,0 +1,134 @@
+"""One look for every figure: print size, colour-blind safe (Okabe-Ito), embedded fonts, no dates inside."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # no display on a server; before pyplot, by any module of this package
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+COLUMN, PAGE = 3.35, 7.0  # widths (inches) of a column and of a page of a two-column paper
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
+    "#000000",
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#F0E442",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+)
+GREY, PALE = "#7F7F7F", "#D9D9D9"
+HALO = [withStroke(linewidth=2.0, foreground="white")]
+
+RC = {
+    "font.family": "serif",
+    "font.serif": ["STIXGeneral"],  # comes with matplotlib: the same letters on every machine
+    "mathtext.fontset": "stix",
+    "font.size": 8.0,
+    "axes.labelsize": 8.5,
+    "axes.titlesize": 8.5,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "legend.handlelength": 1.8,
+    "legend.columnspacing": 1.1,
+    "legend.handletextpad": 0.5,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.6,
+    "pdf.fonttype": 42,  # TrueType, so that publishers' checks pass and text can be selected
+    "ps.fonttype": 42,
+    "svg.hashsalt": "djinn",
+}
+
+
+class NothingToDraw(ValueError):
+    """combined.json lacks what the figure is about; the message names the rule to run."""
+
+
+def load(combined: Path) -> dict[str, Any]:
+    return json.loads(combined.read_text())
+
+
+def canvas(width: float, height: float, rows: int, columns: int, **layout: Any) -> tuple[Figure, Any]:
+    """A figure of that size (inches) with a grid of axes; call inside `plt.rc_context(RC)`."""
+    return plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **layout)
+
+
+def save(figure: Figure, out_pdf: Path, out_png: Path) -> None:
+    """Vector PDF and 200 dpi PNG, without dates or versions in them."""
+    for path in (out_pdf, out_png):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(
+        out_pdf, metadata={"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None}
+    )
+    figure.savefig(out_png, dpi=200, metadata={"Software": None})
+    plt.close(figure)
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """What is plotted, in full precision; an empty field is a value that does not exist."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def byte_unit(largest: float) -> tuple[float, str]:
+    """The unit in which the largest value of an axis reads well; decimal, as everywhere here."""
+    return (1e9, "GB") if largest >= 2e9 else (1e6, "MB")
+
+
+def panel_title(axes: Axes, letter: str, text: str) -> None:
+    axes.set_title(f"({letter}) {text}", loc="left", pad=4)
+
+
+def small_print(figure: Figure, results: dict[str, Any], extra: str = "") -> None:
+    """Under the figure: what it was measured on, and what a reader must be warned of."""
+    campaign = results["campaign"]
+    stamp = next(iter(results["raw"].values()))
+    weights, device = stamp["weights"] or {}, stamp["device"]
+    facts = [
+        f"{campaign['scale']} scale",
+        f"{weights.get('name')} ({weights.get('source')} weights, {weights.get('dtype')})",
+        str(device.get("name") or device["kind"]),
+        f"campaign {campaign['id']}",
+        f"commit {campaign['commit'][:10]}" + (" + uncommitted changes" if results["dirty"] else ""),
+    ]
+    if results["mixed_commits"] or results["mixed_config"]:
+        facts.append(
+            "MIXED " + " and ".join(kind for kind in ("commits", "config") if results[f"mixed_{kind}"])
+        )
+    figure.text(
+        0.5,
+        0.005,
+        "\n".join(filter(None, [extra, " · ".join(facts)])),
+        ha="center",
+        va="bottom",
+        fontsize=6,
+        color="#555555",
+        linespacing=1.3,
+    )

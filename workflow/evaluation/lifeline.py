@@ -1,0 +1,46 @@
+"""Nothing outlives its run: scripts die with Snakemake, and a dead Snakemake's lock does not stop the next one."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TextIO
+
+from djinn.lifeline import die_with_parent as _die_with_parent
+
+PARENT = "DJINN_PARENT_PID"  # environment variable: of the process that a script must not outlive
+
+
+def die_with_parent() -> None:
+    """A script's first act: from now on it is killed when its parent is, by whatever signal the parent ended."""
+    parent = os.environ.get(PARENT)
+    _die_with_parent(int(parent) if parent else None)
+
+
+def adopt_scripts() -> None:
+    """Called by the Snakefile: what its rules start finds this Python first, and knows whose end it has to watch for."""
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    os.environ[PARENT] = str(os.getpid())
+
+
+def register_run(directory: Path) -> TextIO:
+    """Say that a Snakemake process lives in `directory`, and clear the lock of one that does not; keep what is returned.
+
+    Each living Snakemake holds a shared file lock, which the kernel drops however the process ends. Whoever gets it
+    exclusively is alone, so Snakemake's own lock (written after the Snakefile is parsed) was left by a dead run. With
+    another one alive nothing is touched: Snakemake itself then refuses a second run, and a dry run only looks.
+    """
+    folder = directory / ".snakemake"
+    folder.mkdir(exist_ok=True)
+    alive = open(folder / "djinn_alive", "w")  # noqa: SIM115  held open as long as the process lives
+    try:
+        fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pass
+    else:
+        shutil.rmtree(folder / "locks", ignore_errors=True)
+    fcntl.flock(alive, fcntl.LOCK_SH)
+    return alive

@@ -1,0 +1,62 @@
+"""A raw file as points to plot: what runs over time, sessions or layers, and every single number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from evaluation.resumes import INTERVALS, samples_of
+from evaluation.summary import summarise
+
+TIER_KEYS = ("device_bytes", "host_bytes", "disk_bytes", "demand_bytes", "process_bytes")
+Point = tuple[str, float, int, int]  # metric, value, time (ms since 1970), step
+
+
+def series(raw: dict[str, Any], began: int) -> Iterator[Point]:
+    """What changes over time, sessions or layers; the step is the sample's number, N or L."""
+    result = raw["result"]
+    for step, row in enumerate(result.get("timeline", [])):
+        yield from (
+            (f"timeline.{key}", row[key], began + round(1000 * row["t_s"]), step)
+            for key in TIER_KEYS
+            if row.get(key) is not None
+        )
+    for row in result.get("by_n", []):
+        yield from (
+            (f"by_n.{key}", row[key], began, row["sessions"]) for key in TIER_KEYS if row.get(key) is not None
+        )
+    for setting in result.get("settings", []):
+        yield f"{setting['name']}.sessions", setting["sessions"], began, 0
+        yield f"{setting['name']}.live_over_headroom", setting["live_over_headroom"], began, 0
+        for row in setting["curve"]:
+            keys = ("live_kv_bytes", "process_bytes")
+            yield from (
+                (f"{setting['name']}.{key}", row[key], began, row["sessions"])
+                for key in keys
+                if row.get(key) is not None
+            )
+    for case in result.get("cases", []):
+        for interval in INTERVALS:
+            if samples := samples_of(case, interval):
+                numbers, name = summarise(samples), f"{case['phase']}.{case['temperature']}.{interval}"
+                yield from (
+                    (f"{name}.{key}", numbers[key], began, case["layer"]) for key in ("median", "p95")
+                )
+
+
+def scalars(result: Any, began: int, prefix: str = "") -> Iterator[Point]:
+    """Every plain number of a result by its path; lists are series or samples and are left to the JSON."""
+    for key, value in result.items():
+        if isinstance(value, dict):
+            yield from scalars(value, began, f"{prefix}{key}.")
+        elif isinstance(value, (bool, int, float)):
+            yield f"{prefix}{key}", float(value), began, 0
+
+
+def params(described: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    flat: list[tuple[str, str]] = []
+    for key, value in described.items():
+        flat += (
+            params(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", str(value))]
+        )
+    return flat

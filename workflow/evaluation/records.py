@@ -1,0 +1,117 @@
+"""The envelope of every raw result: which campaign, machine, code, weights and settings a number comes from."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import djinn
+
+SCHEMA = 1
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyzmq", "msgspec", "snakemake")
+
+
+class Stopwatch:
+    """When a measurement began, in wall-clock time (for people) and on the monotonic clock (for its length)."""
+
+    def __init__(self) -> None:
+        self.started = datetime.now(UTC).isoformat(timespec="seconds")
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+
+def write_raw(
+    out: Path,
+    rule: str,
+    result: dict[str, Any],
+    *,
+    stopwatch: Stopwatch,
+    campaign: dict[str, Any],
+    weights: dict[str, Any],
+    settings: dict[str, Any],
+    config_digest: str,
+) -> None:
+    """Write `result` in its envelope. campaign, weights: what the two rules before wrote; settings: what the rule used."""
+    commit, dirty = commit_of(ROOT)
+    write_json(
+        out,
+        {
+            "schema": SCHEMA,
+            "rule": rule,
+            "scale": campaign["scale"],
+            "campaign": campaign["id"],
+            "started": stopwatch.started,
+            "seconds": stopwatch.seconds,
+            "commit": commit,
+            "dirty": dirty,
+            "config_digest": config_digest,
+            "device": device_facts(settings["device"]),
+            "versions": versions(),
+            "weights": weights,
+            "settings": settings,
+            "result": result,
+        },
+    )
+
+
+def write_json(out: Path, content: dict[str, Any]) -> None:
+    """Whole or not at all: written aside, then renamed. A number that is not finite is refused."""
+    aside = out.with_suffix(".partial")
+    aside.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    aside.replace(out)
+
+
+def read_raw(path: Path) -> dict[str, Any]:
+    """The envelope with its result; a ValueError for a file of another schema."""
+    raw = json.loads(path.read_text())
+    if raw.get("schema") != SCHEMA:
+        raise ValueError(f"{path}: schema {raw.get('schema')!r}, this code reads {SCHEMA}; rerun its rule with --forcerun")
+    return raw
+
+
+def commit_of(root: Path) -> tuple[str, bool]:
+    """(commit, whether the working tree differs from it); ("unknown", False) outside a git checkout."""
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)
+        except FileNotFoundError:  # no git here
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    top = git("rev-parse", "--show-toplevel")
+    commit = git("rev-parse", "HEAD") if top and Path(top).resolve() == root.resolve() else None
+    return (commit, bool(git("status", "--porcelain"))) if commit else ("unknown", False)
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), "djinn": djinn.__version__, **{name: version(name) for name in PACKAGES}}
+
+
+def device_facts(device: str) -> dict[str, Any]:
+    """kind, name, total_bytes (of the card, or of the host's memory), cores, platform."""
+    facts = {"cores": len(os.sched_getaffinity(0)), "platform": platform.platform()}
+    if device == "cpu":
+        return {"kind": "cpu", "name": _processor(), "total_bytes": psutil.virtual_memory().total, **facts}
+    import torch
+
+    card = torch.cuda.get_device_properties(device)
+    return {"kind": "cuda", "name": card.name, "total_bytes": card.total_memory, "host_bytes": psutil.virtual_memory().total, **facts}
+
+
+def _processor() -> str:
+    names = [line.partition(":")[2].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+    return names[0] if names else platform.machine()

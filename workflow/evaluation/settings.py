@@ -1,0 +1,249 @@
+"""The configuration: its only schema, its errors in words, and the parts of it that each rule depends on.
+
+No torch here: the Snakefile imports this on every call.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Any, Literal
+
+from djinn.errors import BadRequest, DjinnError
+from djinn.model.presets import PRESETS, depth
+from djinn.sizes import parse_bytes
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+SCALES = ("smoke", "laptop", "paper")
+WHOLE = "DJINN_CONFIG"  # environment variable: the whole config of this run as JSON, for the scripts
+
+
+class ConfigError(DjinnError):
+    """The configuration cannot be used; one line for each thing that is wrong with it."""
+
+    code = "config"
+
+
+def _size(value: Any) -> str | int:
+    try:
+        parse_bytes("no size" if isinstance(value, bool) else value)
+    except BadRequest:
+        raise ValueError("expected a size such as 750MB or 2GiB") from None
+    return value
+
+
+CPU_ALLOCATORS = ("default", "mmap64k", "mmap1m", "arena1")  # what each means: parking_lot.py
+CUDA_ALLOCATORS = ("default", "expandable", "split512")
+def _whole(value: Any) -> Any:
+    if isinstance(value, (bool, float)):
+        raise ValueError("expected a whole number")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Count = Annotated[Whole, Field(ge=1)]
+Size = Annotated[Any, AfterValidator(_size)]  # "750MB", "2GiB" or a number of bytes
+
+
+class Section(BaseModel):
+    # Not strict: Snakemake's --config gives what stands inside a section as text, and a name of digits as a number.
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+
+class Model(Section):
+    name: str
+    source: Literal["wheel", "hub", "path", "random"]
+    dtype: Literal["float32", "bfloat16", "float16"]
+    seed: Whole = 0
+    path: str | None = None
+    hub_id: str | None = None
+    revision: str | None = None
+
+
+class Budget(Section):
+    device: Size
+    host: Size
+
+
+class Oversubscription(Section):
+    sessions: Count
+    prompt_tokens: Count
+    new_tokens: Count
+    break_at: Whole
+
+
+class Resume(Section):
+    layers: Annotated[list[Whole], Field(min_length=1)]
+    prompt_tokens: Count
+    samples: Count
+    warmup: Annotated[Whole, Field(ge=0)]
+
+
+class Eager(Section):
+    max_sessions: Count
+    allocators: Annotated[list[str], Field(min_length=1)]
+
+
+class ActivationSteering(Section):
+    enabled: bool
+    modification_type: Literal["scale"]
+    modification_factor: Annotated[float, Field(ge=0)]
+    steering_layer: Whole
+
+
+class Settings(Section):
+    scale: Literal["smoke", "laptop", "paper"]
+    name: str | None = None
+    server: Annotated[str, Field(pattern=r"^tcp://(127\.0\.0\.1|localhost|\[::1\]):\d+$")] | None = None
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda:\d+)$")]
+    threads: Count
+    model: Model
+    budget: Budget
+    oversubscription: Oversubscription
+    resume: Resume
+    eager: Eager
+    activation_steering: ActivationSteering
+
+
+def parse(config: dict[str, Any]) -> Settings:
+    """The merged configuration, checked. Raises ConfigError that names every key that is wrong and what was expected."""
+    try:
+        settings = Settings.model_validate(config)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_line(item) for item in error.errors())) from None
+    wrong = _beyond_the_model(settings) + _of_another_device(settings)
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    return settings
+
+
+def leave_for_scripts(settings: Settings) -> None:
+    """Called by the Snakefile: `of_this_run` finds it."""
+    os.environ[WHOLE] = settings.model_dump_json()
+
+
+def of_this_run() -> Settings:
+    """What the Snakefile left in the environment. Raises ConfigError in a script that was not started by it."""
+    if WHOLE not in os.environ:
+        raise ConfigError(f"{WHOLE} is not set: run this through snakemake")
+    return Settings.model_validate_json(os.environ[WHOLE])
+
+
+def digest(settings: Settings) -> str:
+    """16 hex digits of everything that can change a number (a campaign's name and a server's address cannot)."""
+    return hashlib.sha256(_canonical(settings.model_dump(exclude={"name", "server"})).encode()).hexdigest()[:16]
+
+
+def part(settings: Settings, *paths: str) -> str:
+    """The named keys (`"resume"`, `"budget.device"`) as canonical JSON: what a rule reruns for when it changes."""
+    whole, chosen = settings.model_dump(), {}
+    for path in paths:
+        section, _, key = path.partition(".")
+        if key:
+            chosen.setdefault(section, {})[key] = whole[section][key]
+        else:
+            chosen[section] = whole[section]
+    return _canonical(chosen)
+
+
+def read_part(text: str) -> Any:
+    """What `part` wrote, with attributes; a key that the rule does not declare is an AttributeError."""
+    return json.loads(text, object_hook=lambda keys: SimpleNamespace(**keys))
+
+
+def _canonical(data: Any) -> str:
+    return json.dumps(data, sort_keys=True, separators=(",", ":"))
+
+
+def _name(keys: tuple[int | str, ...]) -> str:
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
+
+
+def _line(item: Any) -> str:
+    """One of pydantic's errors as `config: key = value: expected ...`."""
+    name, value = _name(item["loc"]), item["input"]
+    match item["type"]:
+        case "extra_forbidden" if "." in str(item["loc"][-1]):
+            section, _, key = name.partition(".")
+            return f"config: unknown key '{name}': write it as {section}: {{{key}: ...}}"
+        case "extra_forbidden":
+            near = difflib.get_close_matches(name, _all_names(), 1, cutoff=0.5)
+            return f"config: unknown key '{name}'" + (f" (did you mean '{near[0]}'?)" if near else f": known are {', '.join(Settings.model_fields)}")
+        case "missing":
+            return f"config: missing key '{name}'"
+        case "literal_error":
+            return f"config: {name} = {value!r}: expected {item['ctx']['expected']}"
+        case "greater_than_equal":
+            return f"config: {name} = {value!r}: expected {item['ctx']['ge']} or more"
+        case "int_parsing" | "int_type":
+            return f"config: {name} = {value!r}: expected a whole number"
+        case "model_type":
+            return f"config: {name} = {value!r}: expected a section of keys"
+        case "string_pattern_mismatch":
+            return f"config: {name} = {value!r}: expected {_PATTERNS[name]}"
+        case "value_error":
+            return f"config: {name} = {value!r}: {item['ctx']['error']}"
+        case _:
+            return f"config: {name} = {value!r}: expected {item['msg'].removeprefix('Input should be ')}"
+
+
+_PATTERNS = {
+    "server": "tcp://127.0.0.1:PORT (a server elsewhere is reached through a tunnel)",
+    "device": "cpu or cuda:N",
+}
+
+
+def _all_names() -> list[str]:
+    names = []
+    for key, field in Settings.model_fields.items():
+        names.append(key)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            names += [f"{key}.{inner}" for inner in field.annotation.model_fields]
+    return names
+
+
+def model_layers(model: Model) -> int | None:
+    """Decoder layers, from the preset or the local folder's config.json; None when only a hub knows."""
+    if model.source == "path":
+        config = Path(model.path or model.name) / "config.json"
+        return json.loads(config.read_text()).get("num_hidden_layers") if config.is_file() else None
+    return None if model.source == "hub" else depth(model.name)
+
+
+def _beyond_the_model(settings: Settings) -> list[str]:
+    model, wrong = settings.model, []
+    if model.source in ("wheel", "random") and depth(model.name) is None:
+        return [f"config: model.name = {model.name!r}: expected one of {', '.join(sorted(PRESETS))} for source {model.source}"]
+    layers = model_layers(model)
+    breakpoints = {
+        "oversubscription.break_at": settings.oversubscription.break_at,
+        "activation_steering.steering_layer": settings.activation_steering.steering_layer,
+        **{f"resume.layers[{number}]": layer for number, layer in enumerate(settings.resume.layers)},
+    }
+    for name, layer in breakpoints.items():
+        if layers is None and layer < 1:
+            wrong.append(f"config: {name} = {layer}: expected 1 or more")
+        elif layers is not None and not 1 <= layer <= layers:
+            wrong.append(f"config: {name} = {layer}: expected 1..{layers} ({model.name} has {layers} layers)")
+    longest = PRESETS.get(model.name, {}).get("max_position_embeddings")
+    needed = {
+        "oversubscription.prompt_tokens": settings.oversubscription.prompt_tokens + settings.oversubscription.new_tokens,
+        "resume.prompt_tokens": settings.resume.prompt_tokens + 1,
+    }
+    for name, tokens in needed.items():
+        if longest is not None and tokens > longest:
+            wrong.append(f"config: {name}: {tokens} tokens with the new ones: expected {longest} at most ({model.name}'s positions)")
+    return wrong
+
+
+def _of_another_device(settings: Settings) -> list[str]:
+    known = CPU_ALLOCATORS if settings.device == "cpu" else CUDA_ALLOCATORS
+    return [
+        f"config: eager.allocators[{number}] = {name!r}: expected one of {', '.join(known)} on {settings.device}"
+        for number, name in enumerate(settings.eager.allocators)
+        if name not in known
+    ]

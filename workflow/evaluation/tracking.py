@@ -1,0 +1,215 @@
+"""A campaign's JSON results, shown in MLflow: one parent run per campaign, one child run per raw file.
+
+The JSON is the truth and the database a view of it: logging again replaces what a rule said before, and
+`rebuild` makes the whole database anew, as it must when the folder moves (MLflow keeps absolute artifact
+paths).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+# Both before the import: nothing here calls out, and no connection outlives a database that is replaced.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, Metric, Param, Run
+
+from evaluation.combine import RESUME_RULES
+from evaluation.points import Point, params, scalars, series
+
+EXPERIMENT = "djinn"
+BATCH_METRICS, BATCH_PARAMS = 1000, 100  # MLflow's limits for one log_batch
+FIGURE_OF = dict.fromkeys(RESUME_RULES, "figure7") | {"oversubscription": "figure6", "eager": "figure6"}
+
+
+def log_campaign(results_dir: Path, database: Path) -> None:
+    """Find or create the campaign's parent run, and make its children say what the raw files say."""
+    client, experiment = open_database(database)
+    if Path(experiment.artifact_location) != artifacts(database):
+        print(
+            f"tracking: {database} was made elsewhere ({experiment.artifact_location}): rebuilding it",
+            flush=True,
+        )
+        rebuild(database.parent, database)
+        return
+    log_into(client, experiment, results_dir)
+
+
+def open_database(database: Path) -> tuple[MlflowClient, Experiment]:
+    database.parent.mkdir(parents=True, exist_ok=True)
+    client = MlflowClient(tracking_uri=f"sqlite:///{database.resolve()}")
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        experiment = client.get_experiment(
+            client.create_experiment(EXPERIMENT, artifact_location=str(artifacts(database)))
+        )
+    return client, experiment
+
+
+def artifacts(database: Path) -> Path:
+    return database.resolve().parent / "mlartifacts"
+
+
+def log_into(client: MlflowClient, experiment: Experiment, results_dir: Path) -> None:
+    campaign = json.loads((results_dir / "campaign.json").read_text())
+    parent = parent_run(client, experiment, campaign)
+    children = {
+        run.data.tags["rule"]: run
+        for run in runs(client, experiment, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    }
+    present = {path.stem: path for path in sorted((results_dir / "raw").glob("*.json"))}
+    for rule in sorted(children.keys() - present.keys()):
+        remove(client, experiment, children[rule])
+    for rule, path in present.items():
+        content = path.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        if rule in children:
+            if children[rule].data.tags.get("sha256") == digest:
+                continue
+            remove(client, experiment, children[rule])
+        log_raw(client, experiment, parent, json.loads(content), digest, path)
+    log_claims(client, parent, results_dir)
+    for name in ("combined.json", "claims.json", "claims.md", "figures"):
+        source = results_dir / name
+        if source.is_dir():
+            client.log_artifacts(parent.info.run_id, str(source), name)
+        elif source.exists():
+            client.log_artifact(parent.info.run_id, str(source))
+    client.set_terminated(parent.info.run_id)
+
+
+def runs(client: MlflowClient, experiment: Experiment, query: str) -> list[Run]:
+    return list(client.search_runs([experiment.experiment_id], query, max_results=1000))
+
+
+def parent_run(client: MlflowClient, experiment: Experiment, campaign: dict[str, Any]) -> Run:
+    found = runs(client, experiment, f"tags.campaign_id = '{campaign['id']}' and tags.kind = 'campaign'")
+    if found:
+        return found[0]
+    name = f"{campaign['name'] or campaign['scale']} {campaign['id']}"
+    run = client.create_run(
+        experiment.experiment_id,
+        start_time=millis(campaign["started"]),
+        run_name=name,
+        tags=tags(campaign) | {"kind": "campaign"},
+    )
+    described = {key: campaign[key] for key in ("scale", "name", "commit", "config_digest")}
+    write(client, run.info.run_id, [], params(described | {"device": campaign["device"]}))
+    return run
+
+
+def tags(stamp: dict[str, Any]) -> dict[str, str]:
+    """What a person filters by, from a campaign's or a raw file's own words."""
+    device = stamp["device"]
+    return {
+        "campaign_id": stamp.get("campaign") or stamp["id"],
+        "scale": stamp["scale"],
+        "commit": stamp["commit"],
+        "mlflow.source.git.commit": stamp["commit"],
+        "dirty": str(stamp["dirty"]).lower(),
+        "device": str(device.get("name") or device["kind"]),
+        "config_digest": stamp["config_digest"],
+    }
+
+
+def log_raw(
+    client: MlflowClient, experiment: Experiment, parent: Run, raw: dict[str, Any], digest: str, path: Path
+) -> None:
+    """A child run for one raw file, dated as it was measured."""
+    began = millis(raw["started"])
+    own = {
+        "kind": "rule",
+        "rule": raw["rule"],
+        "figure": FIGURE_OF.get(raw["rule"], "none"),
+        "sha256": digest,
+        "mlflow.parentRunId": parent.info.run_id,
+    }
+    run = client.create_run(
+        experiment.experiment_id, start_time=began, run_name=raw["rule"], tags=tags(raw) | own
+    )
+    described = {"settings": raw["settings"], "weights": raw["weights"], "versions": raw.get("versions", {})}
+    points = [("seconds", raw["seconds"], began, 0), *series(raw, began), *scalars(raw["result"], began)]
+    write(client, run.info.run_id, points, params(described))
+    client.log_artifact(run.info.run_id, str(path))
+    client.set_terminated(run.info.run_id, end_time=began + round(1000 * raw["seconds"]))
+
+
+def remove(client: MlflowClient, experiment: Experiment, run: Run) -> None:
+    """Take a replaced run out of sight, and its copies of files with it."""
+    client.delete_run(run.info.run_id)
+    shutil.rmtree(Path(experiment.artifact_location) / run.info.run_id, ignore_errors=True)
+
+
+def log_claims(client: MlflowClient, parent: Run, results_dir: Path) -> None:
+    """The claims' values as metrics of the parent, so that campaigns can be compared; unchanged ones stay."""
+    path = results_dir / "claims.json"
+    if not path.exists():
+        return
+    answers = json.loads(path.read_text())
+    now = round(1000 * path.stat().st_mtime)
+    known = parent.data.metrics
+    points = [(f"claim.{one['id']}", one["value"], now, 0) for one in answers if one["value"] is not None]
+    write(client, parent.info.run_id, [point for point in points if known.get(point[0]) != point[1]], [])
+    for one in answers:
+        client.set_tag(parent.info.run_id, f"verdict.{one['id']}", one["verdict"])
+
+
+def write(client: MlflowClient, run_id: str, points: list[Point], parameters: list[tuple[str, str]]) -> None:
+    """In batches as large as MLflow takes."""
+    metrics = [Metric(name, float(value), at, step) for name, value, at, step in points]
+    given = [Param(name, text) for name, text in parameters]
+    for start in range(0, len(given), BATCH_PARAMS):
+        client.log_batch(run_id, params=given[start : start + BATCH_PARAMS])
+    for start in range(0, len(metrics), BATCH_METRICS):
+        client.log_batch(run_id, metrics=metrics[start : start + BATCH_METRICS])
+
+
+def millis(moment: str) -> int:
+    return round(1000 * datetime.fromisoformat(moment).timestamp())
+
+
+def rebuild(results_root: Path, database: Path) -> None:
+    """Log every campaign, the archived ones first, into a new database, and put it in the old one's place."""
+    shutil.rmtree(artifacts(database), ignore_errors=True)
+    fresh = database.with_name(database.name + ".new")
+    fresh.unlink(missing_ok=True)
+    client, experiment = open_database(fresh)
+    for campaign in campaigns(results_root):
+        print(f"tracking: {campaign.relative_to(results_root)}", flush=True)
+        log_into(client, experiment, campaign)
+    os.replace(fresh, database)
+
+
+def campaigns(results_root: Path) -> list[Path]:
+    archived = sorted((results_root / "campaigns").glob("*/campaign.json"))
+    current = sorted(path for path in results_root.glob("*/campaign.json") if path.parent.name != "campaigns")
+    return [path.parent for path in (*archived, *current)]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation.tracking", description="MLflow's database, from the JSON results"
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    again = commands.add_parser("rebuild", help="make the database anew from every campaign's JSON")
+    again.add_argument("--results", type=Path, default=Path("results"))
+    again.add_argument("--database", type=Path, default=None, help="default: mlflow.db in the results folder")
+    chosen = parser.parse_args(arguments)
+    if not campaigns(chosen.results):
+        print(f"tracking: no campaign in {chosen.results}: run snakemake first", file=sys.stderr)
+        return 1
+    rebuild(chosen.results, chosen.database or chosen.results / "mlflow.db")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+# Needs: config/config.yaml and config/scales/<scale>.yaml, either overridden by --configfile and --config.
+# Makes: SETTINGS (checked), RESULTS (the folder of this scale), and what every rule's shell command shares.
+# Steps: clear the lock of a dead run, choose the scale, check the config, say what was chosen.
+import shlex
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+TOP = Path(workflow.basedir)
+sys.path[:0] = [str(TOP), str(TOP / "workflow")]
+
+from evaluation import lifeline, scale, settings
+
+# Scripts run with this Python and this checkout's packages, and die with this process.
+lifeline.adopt_scripts()
+shell.prefix(f"export PYTHONPATH={shlex.quote(f'{TOP}:{TOP}/workflow')}; ")
+ALIVE = lifeline.register_run(Path.cwd())
+
+
+configfile: "config/config.yaml"
+
+
+SCALE, WHY = scale.choose_scale(config["scale"])
+if SCALE not in settings.SCALES:
+    raise WorkflowError(
+        f"config: scale = {SCALE!r}: expected auto or one of {', '.join(settings.SCALES)}"
+    )
+
+
+configfile: f"config/scales/{SCALE}.yaml"
+
+
+try:
+    SETTINGS = settings.parse({**config, "scale": SCALE})
+except settings.ConfigError as wrong:
+    raise WorkflowError(str(wrong)) from None
+logger.info(f"Djinn: {SCALE} scale ({WHY}), {SETTINGS.model.name} on {SETTINGS.device}")
+
+RESULTS = f"results/{SCALE}"
+MANUAL_MODES = ["activation", "full", "pageable"]
+RESUME_RULES = [
+    "recompute",
+    *[f"manual_{mode}" for mode in MANUAL_MODES],
+    "djinn_resume",
+]
+RAW = [
+    f"{RESULTS}/raw/{name}.json"
+    for name in ["provision", "eager", *RESUME_RULES, "oversubscription", "steering"]
+]
+FIGURE6 = f"{RESULTS}/figures/figure6_memory_virtualization"
+FIGURE7 = f"{RESULTS}/figures/figure7_resume_latency"
+
+
+wildcard_constraints:
+    mode="|".join(MANUAL_MODES),
+
+
+def part(*paths: str) -> str:
+    """What a rule's numbers depend on, beside what all depend on; it reruns when one of these changes."""
+    return settings.part(SETTINGS, "device", "threads", "model", *paths)
+
+
+# Beside its own keys every script can see the whole config: for the campaign's record and for a server's address, which
+# are no reason to run anything again and so are not in params.
+settings.leave_for_scripts(SETTINGS)
+
+# `exec`: the script's parent is Snakemake itself, whose end it watches for. (Not the script directive: it does not quote
+# Python's path, which may hold a space, and leaves a shell in between.)
+MEASURE = (
+    "exec python workflow/scripts/measure.py {params.measurement} --settings {params.settings:q}"
+    " --campaign {input.campaign:q} --weights {input.weights:q} --log {log:q} --out {output:q}"
+)

@@ -1,0 +1,63 @@
+# Needs: campaign.json, weights.json; provision must have passed (but its rerun changes nothing here).
+# Makes: raw/djinn_resume.json, raw/oversubscription.json, raw/steering.json.
+# Steps: each rule starts its own server (or uses the config's `server`), measures, and ends it. One at a time.
+
+
+rule djinn_resume:
+    input:
+        campaign=f"{RESULTS}/campaign.json",
+        weights=f"{RESULTS}/weights.json",
+        provision=ancient(f"{RESULTS}/raw/provision.json"),
+    output:
+        f"{RESULTS}/raw/djinn_resume.json",
+    log:
+        f"{RESULTS}/logs/djinn_resume.log",
+    priority: 60
+    conda:
+        "../../envs/measure.yaml"
+    threads: workflow.cores
+    params:
+        measurement="djinn_resume",
+        settings=part("resume", "budget.host"),
+    shell:
+        MEASURE
+
+
+rule oversubscription:
+    input:
+        campaign=f"{RESULTS}/campaign.json",
+        weights=f"{RESULTS}/weights.json",
+        provision=ancient(f"{RESULTS}/raw/provision.json"),
+    output:
+        f"{RESULTS}/raw/oversubscription.json",
+    log:
+        f"{RESULTS}/logs/oversubscription.log",
+    priority: 50
+    conda:
+        "../../envs/measure.yaml"
+    threads: workflow.cores
+    params:
+        measurement="oversubscription",
+        settings=part("oversubscription", "budget"),
+    shell:
+        MEASURE
+
+
+rule steering:
+    input:
+        campaign=f"{RESULTS}/campaign.json",
+        weights=f"{RESULTS}/weights.json",
+        provision=ancient(f"{RESULTS}/raw/provision.json"),
+    output:
+        f"{RESULTS}/raw/steering.json",
+    log:
+        f"{RESULTS}/logs/steering.log",
+    priority: 40
+    conda:
+        "../../envs/measure.yaml"
+    threads: workflow.cores
+    params:
+        measurement="steering",
+        settings=part("activation_steering", "resume.prompt_tokens", "budget.host"),
+    shell:
+        MEASURE

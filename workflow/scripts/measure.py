@@ -1,0 +1,45 @@
+"""Run one measurement of the evaluation and write its raw result."""
+
+from evaluation.lifeline import die_with_parent
+
+die_with_parent()
+
+import argparse
+import json
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+from evaluation.console import log_to
+from evaluation.records import Stopwatch, write_raw
+from evaluation.settings import digest, of_this_run, read_part
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("measurement", help="a module of evaluation, or manual_MODE")
+parser.add_argument("--settings", required=True, help="the config keys it uses, as JSON")
+parser.add_argument("--campaign", type=Path, required=True)
+parser.add_argument("--weights", type=Path, required=True)
+parser.add_argument("--log", type=Path, required=True)
+parser.add_argument("--out", type=Path, required=True)
+args = parser.parse_args()
+
+progress = log_to(args.log)
+settings = read_part(args.settings)
+whole = of_this_run()
+settings.server = whole.server
+if args.measurement.startswith("manual_"):
+    measure = partial(import_module("evaluation.manual_offload").measure, mode=args.measurement.removeprefix("manual_"))
+else:
+    measure = import_module(f"evaluation.{args.measurement}").measure
+stopwatch = Stopwatch()
+write_raw(
+    args.out,
+    args.measurement,
+    measure(settings, progress),
+    stopwatch=stopwatch,
+    campaign=json.loads(args.campaign.read_text()),
+    weights=json.loads(args.weights.read_text()),
+    settings=json.loads(args.settings),
+    config_digest=digest(whole),
+)
+progress(f"{args.measurement}: done")
