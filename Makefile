@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: artifact test check types campaign env clean help
+.PHONY: artifact test check campaign env clean help
 
 PYTHON ?= python3
 CORES = 1
@@ -29,9 +29,6 @@ check: $(project)  ## style, changing nothing
 	$(run) ruff check .
 	$(run) ruff format --check .
 	$(run) snakefmt --check Snakefile workflow/rules
-
-types: $(project)  ## static types of djinn/ (mypy)
-	$(run) mypy
 
 campaign: $(project)  ## archive the current campaign and run a new one: make campaign NAME=my-change
 	$(run) evaluation.campaign archive

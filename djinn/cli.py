@@ -18,10 +18,12 @@ def status(endpoint: str) -> str:
         server, stats = client.server, client.stats()
     lives = stats["bytes"]
     lines = [
-        f"{endpoint}: {server.model['name']} ({server.model['source']}, {server.model['dtype']}) on {server.device}, djinn {server.server_version}",
+        f"{endpoint}: {server.model['name']} ({server.model['source']}, {server.model['dtype']}) on {server.device}, "
+        f"djinn {server.server_version}",
         f"arena      {format_bytes(lives['device_bytes']):>10} live of {format_bytes(lives['arena_bytes'])}",
         f"host pool  {format_bytes(lives['host_bytes']):>10} live of {format_bytes(lives['host_budget_bytes'])}",
-        f"paged      {format_bytes(lives['evicted_bytes']):>10} out in {lives['evictions']}, {format_bytes(lives['restored_bytes'])} back in {lives['restores']}",
+        f"paged      {format_bytes(lives['evicted_bytes']):>10} out in {lives['evictions']}, "
+        f"{format_bytes(lives['restored_bytes'])} back in {lives['restores']}",
         "sessions   " + (", ".join(f"{count} {state}" for state, count in sorted(stats["sessions"].items())) or "none"),
     ]
     return "\n".join(lines)

@@ -81,6 +81,4 @@ class ServerFault(DjinnError):
     code = "server_fault"
 
 
-BY_CODE: dict[str, type[DjinnError]] = {
-    cls.code: cls for cls in (DjinnError, *DjinnError.__subclasses__())
-}
+BY_CODE: dict[str, type[DjinnError]] = {cls.code: cls for cls in (DjinnError, *DjinnError.__subclasses__())}

@@ -19,10 +19,21 @@ class LocalServer:
     """A server process that dies with this one. `endpoint`: tcp://127.0.0.1:port; `pid`; `start_s`: seconds to accept."""
 
     def __init__(self, arguments: list[str], start_timeout: float) -> None:
-        command = [sys.executable, "-m", "djinn.server.server_main", "--port", "0", "--parent", str(os.getpid()), *arguments]
-        self._log = tempfile.TemporaryFile("w+")
+        command = [
+            sys.executable,
+            "-m",
+            "djinn.server.server_main",
+            "--port",
+            "0",
+            "--parent",
+            str(os.getpid()),
+            *arguments,
+        ]
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  as long as the server lives
         began = time.monotonic()
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._log, text=True)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._log, text=True
+        )
         self.pid = self._process.pid
         watchdog = threading.Timer(start_timeout, self._process.kill)
         watchdog.start()
@@ -55,7 +66,9 @@ class LocalServer:
     def __enter__(self) -> LocalServer:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
 
@@ -75,5 +88,10 @@ def serve(
     thread that calls this. Raises ServerGone with the server's last words when it does not start.
     """
     given = {"model": model, "device": device, "device_budget": device_budget, "host_budget": host_budget, **options}
-    arguments = [word for name, value in given.items() if value is not None for word in (f"--{name.replace('_', '-')}", str(value))]
+    arguments = [
+        word
+        for name, value in given.items()
+        if value is not None
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
     return LocalServer(arguments, start_timeout)

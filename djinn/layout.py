@@ -24,7 +24,10 @@ class Layout:
     def slabs(self, residence: Residence) -> list[torch.Tensor]:
         """For each layer `[2, capacity, kv_heads, head_dim]` on the device."""
         s = self.shape
-        return [self.device.view(slab, self.dtype, 2, residence.capacity, s.kv_heads, s.head_dim) for slab in residence.slabs]
+        return [
+            self.device.view(slab, self.dtype, 2, residence.capacity, s.kv_heads, s.head_dim)
+            for slab in residence.slabs
+        ]
 
     def hidden(self, residence: Residence, name: str) -> torch.Tensor:
         """A kept hidden state `(1, rows, hidden_size)`: on the device, or in the host pool while evicted."""

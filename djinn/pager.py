@@ -159,7 +159,9 @@ class Pager:
                     self._keep(residence, need, rest)
                     return
                 if total > self.device.capacity:
-                    raise OutOfMemory(f"the session needs {format_bytes(total)}, the whole arena has {format_bytes(self.device.capacity)}")
+                    raise OutOfMemory(
+                        f"the session needs {format_bytes(total)}, the whole arena has {format_bytes(self.device.capacity)}"
+                    )
                 victim = self._victim(fresh=residence.host is None, asking=residence.shape.kv_bytes(need.tokens))
                 if victim is None:
                     if not self._somebody_runs():
@@ -188,7 +190,9 @@ class Pager:
 
     def _somebody_runs(self) -> bool:
         """Whether memory will come free without anybody's doing: a request that has all it needs will end."""
-        return any(r.slabs and r.machine.state in (State.QUEUED, State.READY, State.RUNNING) for r in self._residences.values())
+        return any(
+            r.slabs and r.machine.state in (State.QUEUED, State.READY, State.RUNNING) for r in self._residences.values()
+        )
 
     def _full(self, total: int) -> OutOfMemory:
         return OutOfMemory(

@@ -224,9 +224,7 @@ def oversubscription(sessions: int = 50) -> dict[str, Any]:
     for tick in range(int(sum((22.0, 0.4, 31.0)) * 10)):
         t = tick / 10
         live = int(min(1.0, t / 22) * sessions) * SESSION_BYTES + (int(max(0.0, t - 22.4) * 5) * 20_000)
-        timeline.append(
-            {"t_s": t, **tiers(live), "process_bytes": 1_650_000_000 + min(tick, 220) * 2_000_000}
-        )
+        timeline.append({"t_s": t, **tiers(live), "process_bytes": 1_650_000_000 + min(tick, 220) * 2_000_000})
     live = sessions * SESSION_BYTES
     held = tiers(live)
     return {

@@ -37,17 +37,13 @@ def test_start_writes_who_what_where(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert first == json.loads((tmp_path / "laptop" / "campaign.json").read_text())
     assert first.keys() == {"id", "name", "scale", "commit", "dirty", "config_digest", "device", "started"}
     assert (
-        first["name"] == "from the config"
-        and first["device"]["kind"] == "cpu"
-        and first["config_digest"] == "d" * 16
+        first["name"] == "from the config" and first["device"]["kind"] == "cpu" and first["config_digest"] == "d" * 16
     )
     second = start(tmp_path / "laptop" / "campaign.json", MadeUpSettings(), "mine")
     assert second["name"] == "mine" and second["id"] != first["id"] and first["id"][:8].isdigit()
 
 
-def test_archive_moves_a_finished_campaign_and_refuses_others(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_archive_moves_a_finished_campaign_and_refuses_others(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     root = tmp_path / "results of mine"
     assert main(["--results", str(root), "archive"]) == 1
     assert "no campaign in" in capsys.readouterr().err

@@ -49,27 +49,20 @@ def test_every_claim_of_the_seed_is_answered_from_a_whole_campaign(tmp_path: Pat
         resolve(claim.value, whole, claim.id)
         assert (one["verdict"] == "not run") == (claim.scales == ["paper"])
     assert made["demand_over_budget"]["verdict"] == "reproduced"
-    assert (
-        made["steering_change"]["verdict"] == "not reproduced"
-        and "3.1 %" in made["steering_change"]["reason"]
-    )
+    assert made["steering_change"]["verdict"] == "not reproduced" and "3.1 %" in made["steering_change"]["reason"]
     assert made["eager_dies_first"]["target"] == 50
     assert made["eager_dies_first"]["source"] == "raw/eager.json, raw/oversubscription.json"
 
 
 def test_without_raw_files_claims_are_not_run_and_say_which_file(tmp_path: Path) -> None:
     results = write_results(tmp_path / "laptop", without=("oversubscription", "djinn_resume"))
-    made = answers(
-        tmp_path, combined_of(results / "raw", json.loads((results / "campaign.json").read_text()))
-    )
+    made = answers(tmp_path, combined_of(results / "raw", json.loads((results / "campaign.json").read_text())))
     for name, file in (
         ("total_workload", "oversubscription"),
         ("ready_flat", "djinn_resume"),
         ("eager_dies_first", "oversubscription"),
     ):
-        assert (
-            made[name]["verdict"] == "not run" and made[name]["met"] is None and made[name]["value"] is None
-        )
+        assert made[name]["verdict"] == "not run" and made[name]["met"] is None and made[name]["value"] is None
         assert f"raw/{file}.json is missing" in made[name]["reason"]
     assert made["recompute_grows"]["verdict"] == "reproduced"
 
@@ -78,9 +71,7 @@ def test_an_empty_campaign_is_all_not_run(tmp_path: Path) -> None:
     results = write_results(tmp_path / "laptop")
     for path in (results / "raw").iterdir():
         path.unlink()
-    made = answers(
-        tmp_path, combined_of(results / "raw", json.loads((results / "campaign.json").read_text()))
-    )
+    made = answers(tmp_path, combined_of(results / "raw", json.loads((results / "campaign.json").read_text())))
     assert {one["verdict"] for one in made.values()} == {"not run"}
 
 
@@ -105,9 +96,7 @@ def test_an_empty_campaign_is_all_not_run(tmp_path: Path) -> None:
 def test_verdicts(tmp_path: Path, whole: dict, edit: dict, verdict: str) -> None:
     one = answers(tmp_path, whole, [GOOD | edit])["one"]
     assert one["verdict"] == verdict
-    assert (
-        one["met"] is {"reproduced": True, "better": True, "not reproduced": False, "not run": None}[verdict]
-    )
+    assert one["met"] is {"reproduced": True, "better": True, "not reproduced": False, "not run": None}[verdict]
     if verdict == "not reproduced":
         assert "53.4 s" in one["reason"] and edit.get("note", "") in one["reason"]
     if edit.get("absolute"):
@@ -130,9 +119,7 @@ def test_verdicts(tmp_path: Path, whole: dict, edit: dict, verdict: str) -> None
         ({"statement": None}, "statement"),
     ],
 )
-def test_a_claim_written_wrongly_is_an_error_that_names_it(
-    tmp_path: Path, whole: dict, edit: dict, words: str
-) -> None:
+def test_a_claim_written_wrongly_is_an_error_that_names_it(tmp_path: Path, whole: dict, edit: dict, words: str) -> None:
     with pytest.raises(ClaimsError, match=words) as error:
         answers(tmp_path, whole, [GOOD | edit])
     assert "one" in str(error.value)
@@ -161,9 +148,7 @@ def test_a_single_layer_cannot_be_flat_or_grow(tmp_path: Path) -> None:
 
     for rule in ("djinn_resume", "recompute"):
         change(results / "raw" / f"{rule}.json", one_layer)
-    made = answers(
-        tmp_path, combined_of(results / "raw", json.loads((results / "campaign.json").read_text()))
-    )
+    made = answers(tmp_path, combined_of(results / "raw", json.loads((results / "campaign.json").read_text())))
     assert "resume.layers needs two" in made["ready_flat"]["reason"]
     assert made["beats_recompute_ready"]["verdict"] == "reproduced"
 

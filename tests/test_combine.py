@@ -37,12 +37,7 @@ def test_every_number_is_the_raw_files(results: Path) -> None:
         assert row["intervals"]["logits_ms"]["n"] == len(samples)
         assert row["intervals"]["logits_ms"]["max"] == max(samples)
     assert "client_ms" not in made["resume"]["recompute"]["prefill"]["none"]["1"]["intervals"]
-    assert (
-        made["missing"] == []
-        and made["unread"] == []
-        and not made["mixed_commits"]
-        and not made["mixed_config"]
-    )
+    assert made["missing"] == [] and made["unread"] == [] and not made["mixed_commits"] and not made["mixed_config"]
     for entry in made["raw"].values():
         assert hashlib.sha256((results / entry["file"]).read_bytes()).hexdigest() == entry["sha256"]
 
@@ -64,9 +59,7 @@ def test_one_changed_number_is_followed_to_claim_and_csv(results: Path) -> None:
 
     def slower(raw: dict) -> None:
         case = next(
-            c
-            for c in raw["result"]["cases"]
-            if (c["phase"], c["temperature"], c["layer"]) == ("prefill", "cold", 15)
+            c for c in raw["result"]["cases"] if (c["phase"], c["temperature"], c["layer"]) == ("prefill", "cold", 15)
         )
         case["samples"] = [sample | {"ready_ms": 7.0} for sample in case["samples"]]
 
@@ -83,9 +76,7 @@ def test_one_changed_number_is_followed_to_claim_and_csv(results: Path) -> None:
 
 
 def test_a_missing_raw_file_is_listed_and_its_numbers_are_null_with_a_reason(tmp_path: Path) -> None:
-    made = combined(
-        write_results(tmp_path / "laptop", without=("eager", "recompute", "steering", "oversubscription"))
-    )
+    made = combined(write_results(tmp_path / "laptop", without=("eager", "recompute", "steering", "oversubscription")))
     assert made["missing"] == ["eager", "recompute", "oversubscription", "steering"]
     assert made["eager"] is None and made["crossover"] == {}
     fact = made["headline"]["recompute_over_djinn_ready"]

@@ -10,12 +10,18 @@ from djinn.errors import UnsupportedModel
 from djinn.model.executor import Executor, Finished, Stopped
 from djinn.model.slabs import SlabCache
 
-SMALL = dict(vocab_size=97, hidden_size=64, intermediate_size=96, num_hidden_layers=8, num_attention_heads=4)
+SMALL = {
+    "vocab_size": 97,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 4,
+}
 FAMILIES = {
-    "llama": dict(SMALL, num_key_value_heads=2),
-    "mistral": dict(SMALL, num_key_value_heads=1, sliding_window=16),
-    "qwen3": dict(SMALL, num_key_value_heads=2, head_dim=16),
-    "gpt2": dict(vocab_size=97, n_embd=64, n_layer=12, n_head=4),
+    "llama": SMALL | {"num_key_value_heads": 2},
+    "mistral": SMALL | {"num_key_value_heads": 1, "sliding_window": 16},
+    "qwen3": SMALL | {"num_key_value_heads": 2, "head_dim": 16},
+    "gpt2": {"vocab_size": 97, "n_embd": 64, "n_layer": 12, "n_head": 4},
     "gpt_neox": SMALL,
 }
 
@@ -30,7 +36,9 @@ def fresh(executor: Executor) -> SlabCache:
     config = executor.model.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     cache = SlabCache(executor.depth)
-    cache.bind(torch.full((executor.depth, 2, 64, heads, config.hidden_size // config.num_attention_heads), float("nan")))
+    cache.bind(
+        torch.full((executor.depth, 2, 64, heads, config.hidden_size // config.num_attention_heads), float("nan"))
+    )
     return cache
 
 
@@ -88,7 +96,15 @@ def test_taps_see_what_a_pause_would_keep():
 
 
 def test_a_model_without_one_stack_of_layers_is_refused_by_name():
-    config = AutoConfig.for_model("opt", vocab_size=97, hidden_size=64, ffn_dim=64, num_hidden_layers=8, num_attention_heads=4, word_embed_proj_dim=64)
+    config = AutoConfig.for_model(
+        "opt",
+        vocab_size=97,
+        hidden_size=64,
+        ffn_dim=64,
+        num_hidden_layers=8,
+        num_attention_heads=4,
+        word_embed_proj_dim=64,
+    )
     model = AutoModelForCausalLM.from_config(config)
     model.model.decoder.layers = torch.nn.ModuleList()
     with pytest.raises(UnsupportedModel, match="OPTForCausalLM"):

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,7 +32,7 @@ def test_extents_never_overlap_and_bytes_are_neither_made_nor_lost(steps):
             held += taken
             assert taken[0].size == aligned(size)
         ordered = sorted(held)
-        assert all(a.end <= b.start for a, b in zip(ordered, ordered[1:], strict=False))
+        assert all(a.end <= b.start for a, b in pairwise(ordered))
         assert extents.free_bytes + sum(e.size for e in held) == extents.capacity
     for extent in held:
         extents.give(extent)

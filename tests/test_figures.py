@@ -34,19 +34,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("figure", [figure6, figure7])
-def test_twice_drawn_is_the_same_bytes_with_fonts_and_without_a_date(
-    figure, whole: Path, tmp_path: Path
-) -> None:
+def test_twice_drawn_is_the_same_bytes_with_fonts_and_without_a_date(figure, whole: Path, tmp_path: Path) -> None:
     first = [path.read_bytes() for path in drawn(figure, whole, tmp_path / "one")]
     second = [path.read_bytes() for path in drawn(figure, whole, tmp_path / "two")]
     assert first == second
     pdf, png, _ = first
-    assert (
-        pdf.startswith(b"%PDF")
-        and b"/FontFile2" in pdf
-        and b"/Type3" not in pdf
-        and b"CreationDate" not in pdf
-    )
+    assert pdf.startswith(b"%PDF") and b"/FontFile2" in pdf and b"/Type3" not in pdf and b"CreationDate" not in pdf
     assert png.startswith(b"\x89PNG")
 
 
@@ -70,9 +63,7 @@ def test_figure7_csv_holds_every_interval_and_the_crossover(whole: Path, tmp_pat
     results = json.loads(whole.read_text())
     lines = table(drawn(figure7, whole, tmp_path)[2])
     for line in (line for line in lines if line["bytes"]):
-        row = results["resume"][line["system"]][line["phase"]][line["temperature"]][line["layer"]][
-            "intervals"
-        ]
+        row = results["resume"][line["system"]][line["phase"]][line["temperature"]][line["layer"]]["intervals"]
         assert float(line["median_ms"]) == row[line["interval"]]["median"]
         assert float(line["p95_ms"]) == row[line["interval"]]["p95"]
     assert {line["interval"] for line in lines} >= {
@@ -87,9 +78,7 @@ def test_figure7_csv_holds_every_interval_and_the_crossover(whole: Path, tmp_pat
 
 def test_what_is_missing_is_left_out_or_named(tmp_path: Path) -> None:
     few = combined(
-        write_results(
-            tmp_path / "few", without=("eager", "manual_activation", "manual_pageable", "recompute")
-        )
+        write_results(tmp_path / "few", without=("eager", "manual_activation", "manual_pageable", "recompute"))
     )
     drawn(figure6, few, tmp_path)
     drawn(figure7, few, tmp_path)

@@ -8,13 +8,18 @@ import torch
 
 import djinn
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine"),
+]
 
 
 @pytest.fixture(scope="module")
 def client():
     with (
-        djinn.serve("tiny-llama", device="cuda:0", dtype="bfloat16", device_budget="24MB", host_budget="60MB", max_tokens=256) as server,
+        djinn.serve(
+            "tiny-llama", device="cuda:0", dtype="bfloat16", device_budget="24MB", host_budget="60MB", max_tokens=256
+        ) as server,
         djinn.connect(server.endpoint, timeout=60) as connected,
     ):
         yield connected

@@ -2,7 +2,11 @@ from djinn.policy import Candidate, choose_victim
 
 
 def test_parked_goes_before_paused_and_the_longest_stopped_first():
-    old, parked, young = Candidate("old", False, False, 1, 10), Candidate("parked", False, True, 9, 10), Candidate("young", False, False, 5, 10)
+    old, parked, young = (
+        Candidate("old", False, False, 1, 10),
+        Candidate("parked", False, True, 9, 10),
+        Candidate("young", False, False, 5, 10),
+    )
     assert choose_victim([young, old, parked], 100) is parked
     assert choose_victim([young, old], 100) is old
 

@@ -13,9 +13,7 @@ from evaluation.readme import BEGIN, END, ReadmeError, block, duration, main, re
 ROOT = Path(__file__).parent.parent
 CLAIMS = ROOT / "config" / "claims.yaml"
 REFERENCE = ROOT / "results" / "reference" / "laptop"
-needs_reference = pytest.mark.skipif(
-    not REFERENCE.exists(), reason="results/reference/laptop does not exist yet"
-)
+needs_reference = pytest.mark.skipif(not REFERENCE.exists(), reason="results/reference/laptop does not exist yet")
 
 
 def made_up(tmp_path: Path) -> Path:
@@ -71,13 +69,9 @@ def test_this_readme_says_what_the_reference_says() -> None:
 
 @needs_reference
 def test_the_reference_says_what_its_raw_files_say(tmp_path: Path) -> None:
-    made = json.loads(
-        json.dumps(combined_of(REFERENCE / "raw", json.loads((REFERENCE / "campaign.json").read_text())))
-    )
+    made = json.loads(json.dumps(combined_of(REFERENCE / "raw", json.loads((REFERENCE / "campaign.json").read_text()))))
     kept = json.loads((REFERENCE / "combined.json").read_text())
-    assert same(made, kept), (
-        "a raw number was changed, or how it is combined: python -m evaluation.campaign reference"
-    )
+    assert same(made, kept), "a raw number was changed, or how it is combined: python -m evaluation.campaign reference"
     assert not kept["mixed_commits"] and not kept["dirty"] and not kept["missing"]
     evaluate(REFERENCE / "combined.json", CLAIMS, tmp_path / "claims.json", tmp_path / "claims.md")
     assert (tmp_path / "claims.json").read_text() == (REFERENCE / "claims.json").read_text()

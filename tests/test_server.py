@@ -140,7 +140,15 @@ def test_stamps_are_in_order(client, prompt):
     session.park()
     wait_for(session, "host")
     s = session.resume().stamps
-    assert s["client_called"] <= s["accepted"] <= s["ready"] <= s["first_layer"] <= s["logits"] <= s["done"] <= s["client_received"]
+    assert (
+        s["client_called"]
+        <= s["accepted"]
+        <= s["ready"]
+        <= s["first_layer"]
+        <= s["logits"]
+        <= s["done"]
+        <= s["client_received"]
+    )
     assert s["accepted"] <= s["resident"] <= s["done"]
     session.close()
 
@@ -233,7 +241,12 @@ def test_a_dead_server_is_noticed():
 
 
 def test_a_server_dies_with_its_parent():
-    code = "import djinn, time; s = djinn.serve('tiny-llama', device_budget='60MB', host_budget='10MB', max_tokens=256); print(s.pid, flush=True); time.sleep(60)"
+    code = """
+import djinn, time
+server = djinn.serve("tiny-llama", device_budget="60MB", host_budget="10MB", max_tokens=256)
+print(server.pid, flush=True)
+time.sleep(60)
+"""
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     pid = int(parent.stdout.readline())
     assert psutil.pid_exists(pid)
@@ -259,6 +272,8 @@ def test_a_server_dies_with_its_parent():
 )
 def test_a_server_that_cannot_start_says_why(arguments, says):
     environment = dict(os.environ, CUDA_VISIBLE_DEVICES="", HF_HUB_OFFLINE="1")
-    done = subprocess.run([sys.executable, "-m", "djinn.server.server_main", *arguments], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-m", "djinn.server.server_main", *arguments], capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 2
     assert says in done.stderr

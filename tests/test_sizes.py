@@ -5,7 +5,10 @@ from djinn.model.presets import PRESETS
 from djinn.sizes import KVShape, format_bytes, kv_bytes_per_token, parse_bytes
 
 
-@pytest.mark.parametrize(("text", "count"), [("750MB", 750_000_000), ("2GiB", 2 * 2**30), ("1.5 GB", 1_500_000_000), (12, 12), ("80 gb", 80 * 10**9)])
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("750MB", 750_000_000), ("2GiB", 2 * 2**30), ("1.5 GB", 1_500_000_000), (12, 12), ("80 gb", 80 * 10**9)],
+)
 def test_sizes_are_read(text, count):
     assert parse_bytes(text) == count
 

@@ -33,7 +33,14 @@ ARROWS: dict[str, set[str]] = {
     "cli": {"client", "errors", "server", "sizes"},
     "": {"client", "edits", "launch"},
 }
-LIBRARIES = {"torch": {"tiers", "layout", "model", "engine", "server"}, "mlflow": set(), "matplotlib": set(), "evaluation": set(), "snakemake": set(), "pickle": set()}
+LIBRARIES = {
+    "torch": {"tiers", "layout", "model", "engine", "server"},
+    "mlflow": set(),
+    "matplotlib": set(),
+    "evaluation": set(),
+    "snakemake": set(),
+    "pickle": set(),
+}
 
 
 def imports(path: Path) -> set[str]:

@@ -43,9 +43,7 @@ def test_a_campaign_is_a_parent_with_a_child_for_each_raw_file(root: Path) -> No
     assert found.keys() == {"campaign", *(path.stem for path in (root / "laptop" / "raw").iterdir())}
     parent, child = found["campaign"][0], found["oversubscription"][0]
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
-    assert (
-        child.data.tags["figure"] == "figure6" and found["djinn_resume"][0].data.tags["figure"] == "figure7"
-    )
+    assert child.data.tags["figure"] == "figure6" and found["djinn_resume"][0].data.tags["figure"] == "figure7"
     for key, value in {"dirty": "false", "device": "made-up processor", "scale": "laptop"}.items():
         assert child.data.tags[key] == value and parent.data.tags[key] == value
     assert child.data.params["weights.name"] == "smollm2-135m"
@@ -93,9 +91,7 @@ def test_a_rerun_replaces_the_changed_child_alone(root: Path) -> None:
 def test_another_campaign_adds_and_a_rebuild_finds_both(root: Path) -> None:
     shutil.copytree(root / "laptop", root / "campaigns" / "20000101-made-up")
     shutil.rmtree(root / "laptop")
-    tracking.log_campaign(
-        finish(write_results(root / "laptop", campaign="second", samples=5)), root / "mlflow.db"
-    )
+    tracking.log_campaign(finish(write_results(root / "laptop", campaign="second", samples=5)), root / "mlflow.db")
     logged = {name: children(root, name) for name in ("20000101-made-up", "second")}
     assert tracking.main(["rebuild", "--results", str(root)]) == 0
     for name, before in logged.items():

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from djinn.client.connection import Connection, Pending
+from djinn.client.connection import Connection
 from djinn.edits import AnyEdit
 from djinn.errors import BadRequest
 from djinn.wire import messages as m
@@ -42,7 +42,9 @@ class Checkpoint:
 
     def activation(self) -> np.ndarray:
         """The hidden state after `layer` layers, float32 `(1, tokens, hidden)`; fetched when called."""
-        reply = self.session.connection.ask(m.FetchActivation(session=self.session.id, name=self.name), make=lambda _, arrays: arrays[0])
+        reply = self.session.connection.ask(
+            m.FetchActivation(session=self.session.id, name=self.name), make=lambda _, arrays: arrays[0]
+        )
         return reply.result()
 
 
@@ -125,7 +127,12 @@ class Session:
         """
         edits = (edit,) if isinstance(edit, msgspec.Struct) else tuple(edit)
         name = None if checkpoint is None or isinstance(checkpoint, Pause) else checkpoint.name
-        body = m.Resume(session=self.id, checkpoint=name, edits=edits, **_common(max_new_tokens, break_at, break_token, logits, stop_tokens))
+        body = m.Resume(
+            session=self.id,
+            checkpoint=name,
+            edits=edits,
+            **_common(max_new_tokens, break_at, break_token, logits, stop_tokens),
+        )
         arrays = [] if activation is None else [np.asarray(activation, dtype=np.float32)]
         return self._run(body, arrays, wait)
 
@@ -198,8 +205,16 @@ def connect(endpoint: str, timeout: float = 600.0) -> Client:
     return Client(endpoint, timeout)
 
 
-def _common(max_new_tokens: int, break_at: int | None, break_token: int | None, logits: Logits, stop_tokens: Sequence[int]) -> dict:
-    return dict(max_new_tokens=max_new_tokens, break_at=break_at, break_token=break_token, logits=logits, stop_tokens=tuple(stop_tokens))
+def _common(
+    max_new_tokens: int, break_at: int | None, break_token: int | None, logits: Logits, stop_tokens: Sequence[int]
+) -> dict:
+    return {
+        "max_new_tokens": max_new_tokens,
+        "break_at": break_at,
+        "break_token": break_token,
+        "logits": logits,
+        "stop_tokens": tuple(stop_tokens),
+    }
 
 
 def _ids(token_ids: TokenIds, empty: bool = False) -> np.ndarray:

@@ -57,7 +57,12 @@ class Connection:
         self._poller.register(self._monitor, zmq.POLLIN)
         self._socket.connect(endpoint)
 
-    def ask(self, body: m.AnyRequest, tensors: Sequence[np.ndarray] = (), make: Callable[[Any, list], T] = lambda body, _: body) -> Pending[T]:
+    def ask(
+        self,
+        body: m.AnyRequest,
+        tensors: Sequence[np.ndarray] = (),
+        make: Callable[[Any, list], T] = lambda body, _: body,
+    ) -> Pending[T]:
         """Send a request; the arrays are copied, so they may change afterwards."""
         number = next(self._numbers)
         pending = Pending(self, number, make)

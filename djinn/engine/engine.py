@@ -56,7 +56,9 @@ class Engine:
         session = work.session
         with self.pager.lock:
             if session.machine.state not in WAITING or session.residence.wanted:
-                raise IllegalMove(f"the session is {session.machine.state}: wait for its request to end, or cancel() it")
+                raise IllegalMove(
+                    f"the session is {session.machine.state}: wait for its request to end, or cancel() it"
+                )
             self._check(session, work)
             need = self._need(session, work)
             session.residence.stamps.clear()
@@ -81,7 +83,9 @@ class Engine:
         """A kept hidden state, float32 on the host `(1, rows, hidden_size)`."""
         with self.pager.lock:
             if session.machine.state not in WAITING:
-                raise IllegalMove(f"the session is {session.machine.state}: an activation can be read while it is stopped")
+                raise IllegalMove(
+                    f"the session is {session.machine.state}: an activation can be read while it is stopped"
+                )
             if name not in session.residence.kept:
                 raise BadRequest("that pause is over: its activation went on with the forward pass")
             return self.pager.layout.hidden(session.residence, name).to("cpu", torch.float32, copy=True)
@@ -140,7 +144,9 @@ class Engine:
         rows, hidden_size = len(source.ids), self.pager.shape.hidden_size
         if work.activation is not None:
             if tuple(work.activation.shape) != (1, rows, hidden_size):
-                raise BadRequest(f"the activation has shape {tuple(work.activation.shape)}, expected (1, {rows}, {hidden_size})")
+                raise BadRequest(
+                    f"the activation has shape {tuple(work.activation.shape)}, expected (1, {rows}, {hidden_size})"
+                )
             if not torch.isfinite(work.activation).all():
                 raise BadRequest("the activation holds NaN or infinite numbers")
         for edit in work.edits:

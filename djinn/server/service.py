@@ -105,7 +105,9 @@ class Service:
         match body:
             case m.Hello():
                 if body.protocol != m.PROTOCOL:
-                    raise ProtocolError(f"client speaks protocol {body.protocol}, this server {m.PROTOCOL}: use the same version of djinn")
+                    raise ProtocolError(
+                        f"client speaks protocol {body.protocol}, this server {m.PROTOCOL}: use the same version of djinn"
+                    )
                 return self.welcome, []
             case m.Stats():
                 stats = engine.stats()
@@ -130,7 +132,14 @@ class Service:
                 return m.Described(state=str(session.machine.state), history=tuple(session.machine.stamps())), []
         return m.Done(), []
 
-    def _work(self, session: Session, body: m.Prefill | m.Generate | m.Resume, arrays: list[np.ndarray], accepted_ns: int, later) -> Work:
+    def _work(
+        self,
+        session: Session,
+        body: m.Prefill | m.Generate | m.Resume,
+        arrays: list[np.ndarray],
+        accepted_ns: int,
+        later,
+    ) -> Work:
         work = Work(
             session,
             ids=(),
@@ -145,7 +154,11 @@ class Service:
         if isinstance(body, m.Resume):
             work.resume_from = session.pause if body.checkpoint is None else session.checkpoints.get(body.checkpoint)
             if work.resume_from is None:
-                what = "is not paused: nothing to resume" if body.checkpoint is None else f"has no checkpoint {body.checkpoint!r}"
+                what = (
+                    "is not paused: nothing to resume"
+                    if body.checkpoint is None
+                    else f"has no checkpoint {body.checkpoint!r}"
+                )
                 raise IllegalMove(f"the session {what}")
             work.rewind, work.edits = body.checkpoint is not None, body.edits
             if arrays:

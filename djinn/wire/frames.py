@@ -35,7 +35,9 @@ def unpack(frames: Sequence[Any], kind: str) -> tuple[int, Any, list[np.ndarray]
         number = envelope.id
         body = _bodies[kind].decode(envelope.body)
         if len(envelope.tensors) != len(frames) - 1 or len(envelope.tensors) > MAX_TENSORS:
-            raise ProtocolError(f"{len(frames) - 1} tensor frames came, the header describes {len(envelope.tensors)} (limit {MAX_TENSORS})")
+            raise ProtocolError(
+                f"{len(frames) - 1} tensor frames came, the header describes {len(envelope.tensors)} (limit {MAX_TENSORS})"
+            )
         arrays = [_array(spec, frame) for spec, frame in zip(envelope.tensors, frames[1:], strict=True)]
     except (msgspec.MsgspecError, ProtocolError) as error:
         refusal = ProtocolError(f"not a {kind} of this protocol: {error}")
@@ -50,5 +52,7 @@ def _array(spec: TensorSpec, frame: Any) -> np.ndarray:
         raise ProtocolError(f"shape {spec.shape} is not a tensor's")
     expected = math.prod(spec.shape) * dtype.itemsize
     if expected != memoryview(frame).nbytes or expected > MAX_TENSOR_BYTES:
-        raise ProtocolError(f"a frame of {memoryview(frame).nbytes} bytes is described as {spec.dtype} {spec.shape} (limit {MAX_TENSOR_BYTES})")
+        raise ProtocolError(
+            f"a frame of {memoryview(frame).nbytes} bytes is described as {spec.dtype} {spec.shape} (limit {MAX_TENSOR_BYTES})"
+        )
     return np.frombuffer(frame, dtype=dtype).reshape(spec.shape)

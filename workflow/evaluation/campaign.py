@@ -113,15 +113,11 @@ def reference(results: Path, scale: str | None = None) -> Path:
     combined = json.loads((folder / "combined.json").read_text())
     against = []
     if combined["mixed_commits"]:
-        against.append(
-            f"its results are of mixed commits ({', '.join(commit[:12] for commit in combined['commits'])})"
-        )
+        against.append(f"its results are of mixed commits ({', '.join(commit[:12] for commit in combined['commits'])})")
     if combined["mixed_config"]:
         against.append(f"its results are of mixed configurations ({', '.join(combined['config_digests'])})")
     if combined["dirty"] or combined["campaign"]["dirty"]:
-        against.append(
-            f"it ran with uncommitted changes ({', '.join(combined['dirty'] or ['campaign.json'])})"
-        )
+        against.append(f"it ran with uncommitted changes ({', '.join(combined['dirty'] or ['campaign.json'])})")
     if "unknown" in combined["commits"]:
         against.append("its commit is unknown (no git repository)")
     if against:
@@ -166,9 +162,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"campaign: moved to {target}; the next snakemake starts a new campaign")
         else:
             target = reference(chosen.results, chosen.scale)
-            print(
-                f"campaign: copied to {target}; now python -m evaluation.readme writes the README's numbers"
-            )
+            print(f"campaign: copied to {target}; now python -m evaluation.readme writes the README's numbers")
     except CampaignError as error:
         print(f"campaign: {error}", file=sys.stderr)
         return 1

@@ -119,14 +119,10 @@ def _number(path: str, results: dict[str, Any], claim: Claim) -> tuple[float | N
     found = resolve(path, results, claim.id)
     if isinstance(found, dict) and "value" in found:
         if path == claim.value and set(found["source"]) != set(claim.source):
-            raise ClaimsError(
-                f"claim {claim.id}: source is {claim.source}, but {path} comes from {found['source']}"
-            )
+            raise ClaimsError(f"claim {claim.id}: source is {claim.source}, but {path} comes from {found['source']}")
         return found["value"], found["detail"] or found["reason"] or ""
     if found is not None and (isinstance(found, bool) or not isinstance(found, (int, float))):
-        raise ClaimsError(
-            f"claim {claim.id}: the path {path!r} leads to {type(found).__name__}, not to a number"
-        )
+        raise ClaimsError(f"claim {claim.id}: the path {path!r} leads to {type(found).__name__}, not to a number")
     return found, "" if found is not None else f"{path} is empty in combined.json"
 
 

@@ -74,8 +74,7 @@ def combined_of(raw_dir: Path, campaign: dict[str, Any]) -> dict[str, Any]:
         body = sections(results)
     except (KeyError, TypeError, IndexError) as error:
         raise BadRaw(
-            f"a raw file in {raw_dir} lacks what its rule promises ({error!r}); "
-            "rerun the rule with --forcerun"
+            f"a raw file in {raw_dir} lacks what its rule promises ({error!r}); rerun the rule with --forcerun"
         ) from error
     combined = {
         "schema": 1,
@@ -161,9 +160,7 @@ def _eager(result: dict[str, Any] | None) -> dict[str, Any] | None:
 def _steering(result: dict[str, Any] | None) -> dict[str, Any] | None:
     if result is None or not result.get("enabled", True):
         return result
-    timed = {
-        key: summarise(result[key]) for key in ("resume_ms_edited", "resume_ms_plain") if result.get(key)
-    }
+    timed = {key: summarise(result[key]) for key in ("resume_ms_edited", "resume_ms_plain") if result.get(key)}
     return result | timed
 
 

@@ -153,7 +153,9 @@ class Timer:
         return time.perf_counter_ns() / 1e6
 
 
-def resume(layers: Layers, layer: int, restore: Restore, timer: Timer, kv_moves: bool) -> tuple[dict[str, float | None], Tensor]:
+def resume(
+    layers: Layers, layer: int, restore: Restore, timer: Timer, kv_moves: bool
+) -> tuple[dict[str, float | None], Tensor]:
     """One resume: MEASURES' intervals (ms) and the logits. kv_moves: False where the KV never left the device."""
     accepted = timer.now()
     hidden, given, cache = restore()
@@ -177,7 +179,13 @@ def resume(layers: Layers, layer: int, restore: Restore, timer: Timer, kv_moves:
 
 
 def measure_case(
-    layers: Layers, case: Case, restore: Restore, before: Callable[[], None], counts: tuple[int, int], moved: int, kv_moves: bool = True
+    layers: Layers,
+    case: Case,
+    restore: Restore,
+    before: Callable[[], None],
+    counts: tuple[int, int],
+    moved: int,
+    kv_moves: bool = True,
 ) -> dict[str, Any]:
     """One case of a raw result. before: undoes the last resume (untimed); counts: (warm-up, samples); moved: bytes restored."""
     timer, samples, different = Timer(layers.device), [], 0.0

@@ -50,8 +50,12 @@ def model_facts(settings: Any) -> tuple[dict[str, Any], int]:
     from djinn.model.load import load_model, text_config
 
     model = settings.model
-    loaded = load_model(model.name, model.source, model.dtype, settings.device, model.seed, model.path, model.hub_id, model.revision)
-    return loaded.facts, getattr(text_config(loaded.model), "intermediate_size", None) or 4 * loaded.facts["hidden_size"]
+    loaded = load_model(
+        model.name, model.source, model.dtype, settings.device, model.seed, model.path, model.hub_id, model.revision
+    )
+    return loaded.facts, getattr(text_config(loaded.model), "intermediate_size", None) or 4 * loaded.facts[
+        "hidden_size"
+    ]
 
 
 class Cases:
@@ -109,7 +113,9 @@ class Cases:
         for index, session in enumerate(sessions[: self.count]):
             free = self.client.stats()["bytes"]["arena_free_bytes"]
             if session.state != "host" or free >= self.shape.kv_bytes(len(self.prompts[0])):
-                raise NotCold(f"layer {layer}, sample {index}: session is {session.state}, {free} bytes of the arena are free")
+                raise NotCold(
+                    f"layer {layer}, sample {index}: session is {session.state}, {free} bytes of the arena are free"
+                )
             out = session.resume()
             samples.append(intervals(out.stamps))
             if phase == "prefill" and index == self.warmup:
@@ -119,7 +125,9 @@ class Cases:
             session.close() if close else session.resume()
         return self._case(phase, "cold", layer, samples, moved // self.count, equal)
 
-    def _case(self, phase: str, temperature: str, layer: int, samples: list[dict], moved: int, equal: bool | None) -> dict[str, Any]:
+    def _case(
+        self, phase: str, temperature: str, layer: int, samples: list[dict], moved: int, equal: bool | None
+    ) -> dict[str, Any]:
         return {
             "phase": phase,
             "temperature": temperature,

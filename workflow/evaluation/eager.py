@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import Any
 
 from djinn.sizes import format_bytes, parse_bytes
-
 from evaluation.lifeline import PARENT
 
 FAIR = 0.85
@@ -31,7 +30,14 @@ ALLOCATORS: dict[str, dict[str, str]] = {
     "expandable": {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"},
     "split512": {"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:512"},
 }
-OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "not enough memory", "MemoryError", "bad_alloc", "could not create a")
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "out of memory",
+    "not enough memory",
+    "MemoryError",
+    "bad_alloc",
+    "could not create a",
+)
 Progress = Callable[[str], None]
 
 
@@ -54,7 +60,13 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
     rows = [row for _, row in outcomes]
     best = max(rows, key=lambda row: row["live_over_headroom"])
     check_fair(best, sizes)
-    return {"budget_bytes": budget, **sizes, "prompt_tokens": settings.oversubscription.prompt_tokens, "settings": rows, "best": best["name"]}
+    return {
+        "budget_bytes": budget,
+        **sizes,
+        "prompt_tokens": settings.oversubscription.prompt_tokens,
+        "settings": rows,
+        "best": best["name"],
+    }
 
 
 def check_fair(best: dict[str, Any], sizes: dict[str, int]) -> None:
@@ -92,7 +104,9 @@ def _run(name: str, settings: Any, budget: int, progress: Progress) -> tuple[dic
         for line in process.stdout:
             lines.append(json.loads(line))
             if lines[-1].get("sessions", 1) % 10 == 0:
-                progress(f"eager, {name}: {lines[-1]['sessions']} sessions, {format_bytes(lines[-1]['live_kv_bytes'])} of KV")
+                progress(
+                    f"eager, {name}: {lines[-1]['sessions']} sessions, {format_bytes(lines[-1]['live_kv_bytes'])} of KV"
+                )
         exit_code = process.wait()
         errors.seek(0)
         last_words = " | ".join(errors.read().strip().splitlines()[-2:])
@@ -104,14 +118,24 @@ def read_outcome(
 ) -> tuple[dict[str, int], dict[str, Any]]:
     """(sizes, row of the result) from what the process said and how it ended. Raises BaselineBroken, NoLimitFound."""
     curve = [line for line in lines if "sessions" in line]
-    error = next((line["error"] for line in lines if "error" in line), None) or last_words or f"ended with exit code {exit_code}"
+    error = (
+        next((line["error"] for line in lines if "error" in line), None)
+        or last_words
+        or f"ended with exit code {exit_code}"
+    )
     if exit_code == 0:
-        raise NoLimitFound(f"eager, {name}: all {len(curve)} sessions fitted; raise eager.max_sessions or lower budget.device")
+        raise NoLimitFound(
+            f"eager, {name}: all {len(curve)} sessions fitted; raise eager.max_sessions or lower budget.device"
+        )
     if not curve or not any(sign in f"{error} {last_words}" for sign in OUT_OF_MEMORY):
-        raise BaselineBroken(f"eager, {name}: ended after {len(curve)} sessions, exit code {exit_code}, not by out-of-memory: {error}")
+        raise BaselineBroken(
+            f"eager, {name}: ended after {len(curve)} sessions, exit code {exit_code}, not by out-of-memory: {error}"
+        )
     sizes, last = lines[0], curve[-1]
     share = last["live_kv_bytes"] / sizes["headroom_bytes"]
-    progress(f"eager, {name}: out of memory after {last['sessions']} sessions, {share:.0%} of the headroom is live KV ({error[:90]})")
+    progress(
+        f"eager, {name}: out of memory after {last['sessions']} sessions, {share:.0%} of the headroom is live KV ({error[:90]})"
+    )
     row = {
         "name": name,
         "environment": ALLOCATORS[name],

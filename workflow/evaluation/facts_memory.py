@@ -36,9 +36,7 @@ def demand_gb(combined: Combined) -> tuple[float, str]:
 def off_device_gb(combined: Combined) -> tuple[float, str]:
     over = combined["oversubscription"]
     copied = format_bytes(over["moved"]["evicted_bytes"])
-    return _off(
-        over
-    ) / 1e9, f"off the device at the barrier; {copied} counted at the copies over the whole run"
+    return _off(over) / 1e9, f"off the device at the barrier; {copied} counted at the copies over the whole run"
 
 
 @FACTS.needs("oversubscription")
@@ -60,12 +58,8 @@ def _off(over: dict[str, Any]) -> int:
 def process_peak_gb(combined: Combined) -> tuple[float, str]:
     over = combined["oversubscription"]
     if over["process_peak_bytes"] is None:
-        raise Absent(
-            "the server's process could not be read from here (it runs elsewhere, or its pid is hidden)"
-        )
-    return over[
-        "process_peak_bytes"
-    ] / 1e9, f"largest of {len(over['timeline'])} readings of the server's process"
+        raise Absent("the server's process could not be read from here (it runs elsewhere, or its pid is hidden)")
+    return over["process_peak_bytes"] / 1e9, f"largest of {len(over['timeline'])} readings of the server's process"
 
 
 @FACTS.needs("oversubscription")

@@ -15,9 +15,7 @@ def headlines(combined: dict[str, Any]) -> dict[str, dict[str, Any]]:
         entry: dict[str, Any] = {"value": None, "detail": None, "reason": None, "source": list(rules)}
         absent = [rule for rule in rules if rule not in combined["raw"]]
         if absent:
-            entry["reason"] = (
-                ", ".join(f"raw/{rule}.json" for rule in absent) + " is missing: the rule has not run"
-            )
+            entry["reason"] = ", ".join(f"raw/{rule}.json" for rule in absent) + " is missing: the rule has not run"
         else:
             try:
                 entry["value"], entry["detail"] = function(combined)

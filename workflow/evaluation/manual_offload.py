@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from djinn.model.load import load_model
 from transformers import Cache, DynamicCache
 
+from djinn.model.load import load_model
 from evaluation.continuation import Case, Layers, Pass, Restore, SessionCache, make_cases, measure_case
 from evaluation.prompts import load_prompts
 
@@ -30,13 +30,19 @@ def measure(settings: Any, progress: Progress, mode: str) -> dict[str, Any]:
     with torch.inference_mode():
         layers = Layers(loaded.model)
         results = []
-        for case in make_cases(loaded.model, load_prompts(settings.model, len(wanted.layers), wanted.prompt_tokens), wanted.layers):
+        for case in make_cases(
+            loaded.model, load_prompts(settings.model, len(wanted.layers), wanted.prompt_tokens), wanted.layers
+        ):
             progress(f"manual offload, {mode}: {case.phase} pause at layer {case.layer}")
             capacity = wanted.prompt_tokens + (case.phase == "decode")
             held = SessionCache(loaded.facts, capacity, loaded.model.lm_head.weight)
             session = Paused(layers, held, case)
             restore, before, moved = getattr(session, mode)()
-            results.append(measure_case(layers, case, restore, before, (wanted.warmup, wanted.samples), moved, kv_moves=mode != "activation"))
+            results.append(
+                measure_case(
+                    layers, case, restore, before, (wanted.warmup, wanted.samples), moved, kv_moves=mode != "activation"
+                )
+            )
     return {"system": f"manual_{mode}", "prompt_tokens": wanted.prompt_tokens, "cases": results}
 
 

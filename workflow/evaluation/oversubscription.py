@@ -41,7 +41,16 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
 
 
 class Run:
-    def __init__(self, client: djinn.Client, watcher: djinn.Client, reader: Reader, pid: int | None, prompts: list[list[int]], wanted: Any, progress: Progress) -> None:
+    def __init__(
+        self,
+        client: djinn.Client,
+        watcher: djinn.Client,
+        reader: Reader,
+        pid: int | None,
+        prompts: list[list[int]],
+        wanted: Any,
+        progress: Progress,
+    ) -> None:
         self.client, self.watcher, self.reader, self.pid = client, watcher, reader, pid
         self.prompts, self.wanted, self.progress = prompts, wanted, progress
         self.plan = client.server.plan
@@ -54,7 +63,11 @@ class Run:
             sessions, by_n, paused_at = self.phase("prefill", self.fill)
             barrier = self.phase("barrier", lambda: self.barrier(sessions))
             outs, waits, decodes, parked = self.phase("resume", lambda: self.resume(sessions, paused_at))
-        moved = {k: v for k, v in self.client.stats()["bytes"].items() if k in ("evicted_bytes", "restored_bytes", "evictions", "restores")}
+        moved = {
+            k: v
+            for k, v in self.client.stats()["bytes"].items()
+            if k in ("evicted_bytes", "restored_bytes", "evictions", "restores")
+        }
         for session in sessions:
             session.close()
         equal = self.phase("alone", lambda: self.alone(outs))
@@ -111,7 +124,9 @@ class Run:
             live = tiers["device_bytes"] + tiers["host_bytes"] + tiers["disk_bytes"]
             by_n.append({"sessions": number, **tiers, "demand_bytes": live + self.plan["weights_bytes"]})
             if number % 10 == 0 or number == len(self.prompts):
-                self.progress(f"oversubscription: {number} sessions paused, {format_bytes(tiers['host_bytes'])} off the device")
+                self.progress(
+                    f"oversubscription: {number} sessions paused, {format_bytes(tiers['host_bytes'])} off the device"
+                )
         return sessions, by_n, paused_at
 
     def barrier(self, sessions: list[djinn.Session]) -> dict[str, Any]:
@@ -123,9 +138,12 @@ class Run:
         if alive != self.wanted.sessions or demand <= budget or off < demand - budget:
             raise NotOversubscribed(
                 f"{alive} of {self.wanted.sessions} sessions paused, demand {format_bytes(demand)} on a budget of "
-                f"{format_bytes(budget)}, {format_bytes(off)} off the device: raise oversubscription.sessions or lower budget.device"
+                f"{format_bytes(budget)}, {format_bytes(off)} off the device: "
+                "raise oversubscription.sessions or lower budget.device"
             )
-        self.progress(f"oversubscription: barrier, {alive} alive, demand {format_bytes(demand)} on {format_bytes(budget)}")
+        self.progress(
+            f"oversubscription: barrier, {alive} alive, demand {format_bytes(demand)} on {format_bytes(budget)}"
+        )
         return {
             "sessions_alive": alive,
             **tiers,
@@ -134,7 +152,9 @@ class Run:
             "off_device_fraction": off / live,
         }
 
-    def resume(self, sessions: list[djinn.Session], paused_at: list[int]) -> tuple[list[djinn.Out], list[float], list[float], list[float]]:
+    def resume(
+        self, sessions: list[djinn.Session], paused_at: list[int]
+    ) -> tuple[list[djinn.Out], list[float], list[float], list[float]]:
         outs, waits, decodes, parked = [], [], [], []
         for session, since in zip(sessions, paused_at, strict=True):
             out = session.resume(max_new_tokens=self.wanted.new_tokens)
@@ -154,7 +174,9 @@ class Run:
             session = self.client.open()
             alone = session.prefill(prompt, max_new_tokens=1 + self.wanted.new_tokens)
             session.close()
-            equal.append(bool(np.array_equal(alone.tokens[1:], out.tokens) and np.array_equal(alone.logits, out.logits)))
+            equal.append(
+                bool(np.array_equal(alone.tokens[1:], out.tokens) and np.array_equal(alone.logits, out.logits))
+            )
         self.progress(f"oversubscription: {sum(equal)} of {len(equal)} bit-equal to the session run alone")
         return equal
 

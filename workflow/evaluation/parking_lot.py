@@ -24,16 +24,18 @@ BALLAST_BYTES = 16 * 2**20  # given up when memory is out, so that the error can
 def main() -> None:
     job = json.loads(sys.stdin.read(), object_hook=lambda keys: SimpleNamespace(**keys))
     import torch
-    from djinn.model.load import load_model
     from transformers import DynamicCache
 
+    from djinn.model.load import load_model
     from evaluation.process_memory import Reader
     from evaluation.prompts import load_prompts
 
     reader = Reader(job.device)
     torch.set_num_threads(job.threads)
     loaded = load_model(**vars(job.model), device=job.device)
-    prompts = [torch.tensor([ids], device=job.device) for ids in load_prompts(job.model, job.max_sessions, job.prompt_tokens)]
+    prompts = [
+        torch.tensor([ids], device=job.device) for ids in load_prompts(job.model, job.max_sessions, job.prompt_tokens)
+    ]
     held: list[Any] = []
 
     def park(prompt: torch.Tensor) -> None:
@@ -72,7 +74,9 @@ def limit(job: Any, headroom: int) -> None:
     import torch
 
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(job.budget_bytes / torch.cuda.get_device_properties(job.device).total_memory, job.device)
+    torch.cuda.set_per_process_memory_fraction(
+        job.budget_bytes / torch.cuda.get_device_properties(job.device).total_memory, job.device
+    )
 
 
 def data_bytes() -> int:

@@ -22,9 +22,7 @@ def series(raw: dict[str, Any], began: int) -> Iterator[Point]:
             if row.get(key) is not None
         )
     for row in result.get("by_n", []):
-        yield from (
-            (f"by_n.{key}", row[key], began, row["sessions"]) for key in TIER_KEYS if row.get(key) is not None
-        )
+        yield from ((f"by_n.{key}", row[key], began, row["sessions"]) for key in TIER_KEYS if row.get(key) is not None)
     for setting in result.get("settings", []):
         yield f"{setting['name']}.sessions", setting["sessions"], began, 0
         yield f"{setting['name']}.live_over_headroom", setting["live_over_headroom"], began, 0
@@ -39,9 +37,7 @@ def series(raw: dict[str, Any], began: int) -> Iterator[Point]:
         for interval in INTERVALS:
             if samples := samples_of(case, interval):
                 numbers, name = summarise(samples), f"{case['phase']}.{case['temperature']}.{interval}"
-                yield from (
-                    (f"{name}.{key}", numbers[key], began, case["layer"]) for key in ("median", "p95")
-                )
+                yield from ((f"{name}.{key}", numbers[key], began, case["layer"]) for key in ("median", "p95"))
 
 
 def scalars(result: Any, began: int, prefix: str = "") -> Iterator[Point]:
@@ -56,7 +52,5 @@ def scalars(result: Any, began: int, prefix: str = "") -> Iterator[Point]:
 def params(described: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     flat: list[tuple[str, str]] = []
     for key, value in described.items():
-        flat += (
-            params(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", str(value))]
-        )
+        flat += params(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", str(value))]
     return flat

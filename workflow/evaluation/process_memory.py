@@ -54,7 +54,7 @@ class Sampler:
         try:
             while not self._stop.wait(INTERVAL_S):
                 self.rows.append({"t_s": time.monotonic() - self.began, **self._sample()})
-        except Exception as error:  # raised again where the block ends: a series with a hole is not a measurement
+        except Exception as error:  # noqa: BLE001  raised again where the block ends: a series with a hole is not a measurement
             self.error = error
 
     def __enter__(self) -> Sampler:

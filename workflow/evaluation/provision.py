@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import djinn
 import psutil
 import torch
-from djinn.model.load import load_model, text_config
 
+import djinn
+from djinn.model.load import load_model, text_config
 from evaluation.prompts import load_prompts
 from evaluation.servers import budget_for, server_for
 
@@ -43,7 +43,11 @@ def copy_ceilings(device: torch.device) -> dict[str, dict[str, float]]:
         ceilings["memcpy_GBps"][name] = _speed(other, host)
         if device.type == "cuda":
             pinned, card = host.pin_memory(), torch.zeros(count, dtype=torch.uint8, device=device)
-            for kind, target, source in (("h2d_pinned", card, pinned), ("d2h_pinned", pinned, card), ("h2d_pageable", card, host)):
+            for kind, target, source in (
+                ("h2d_pinned", card, pinned),
+                ("d2h_pinned", pinned, card),
+                ("h2d_pageable", card, host),
+            ):
                 ceilings.setdefault(f"{kind}_GBps", {})[name] = _speed(target, source)
     return ceilings
 
@@ -63,12 +67,17 @@ def _speed(target: torch.Tensor, source: torch.Tensor) -> float:
 def first_server(settings: Any) -> dict[str, Any]:
     """Seconds to start and to the first pause; left: its process is gone (None for a server that is not ours)."""
     loaded = load_model(**vars(settings.model), device=settings.device)
-    facts, intermediate = loaded.facts, getattr(text_config(loaded.model), "intermediate_size", None) or 4 * loaded.facts["hidden_size"]
+    facts, intermediate = (
+        loaded.facts,
+        getattr(text_config(loaded.model), "intermediate_size", None) or 4 * loaded.facts["hidden_size"],
+    )
     del loaded
     if settings.device != "cpu":
         torch.cuda.empty_cache()
     prompt = load_prompts(settings.model, 1, PROMPT_TOKENS)[0]
-    with server_for(settings, PROMPT_TOKENS, budget_for(facts, intermediate, 1, PROMPT_TOKENS, PROMPT_TOKENS)) as server:
+    with server_for(
+        settings, PROMPT_TOKENS, budget_for(facts, intermediate, 1, PROMPT_TOKENS, PROMPT_TOKENS)
+    ) as server:
         with djinn.connect(server.endpoint) as client:
             began = time.monotonic()
             session = client.open()
@@ -81,5 +90,7 @@ def first_server(settings: Any) -> dict[str, Any]:
     if process is not None:
         left = not psutil.wait_procs([process], timeout=LEAVES_WITHIN_S)[1]
         if not left:
-            raise ServerStayed(f"the server (pid {process.pid}) is still there {LEAVES_WITHIN_S:.0f} s after it was told to leave")
+            raise ServerStayed(
+                f"the server (pid {process.pid}) is still there {LEAVES_WITHIN_S:.0f} s after it was told to leave"
+            )
     return {"start_s": server.start_s, "first_pause_s": paused, "left": left}

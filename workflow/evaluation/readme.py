@@ -22,14 +22,11 @@ class ReadmeError(ValueError):
 
 def block(reference: Path) -> str:
     """The results block, without its markers."""
-    missing = [
-        name for name in ("campaign.json", "combined.json", "claims.json") if not (reference / name).exists()
-    ]
+    missing = [name for name in ("campaign.json", "combined.json", "claims.json") if not (reference / name).exists()]
     if missing:
         raise ReadmeError(f"{reference} lacks {', '.join(missing)}: python -m evaluation.campaign reference")
     campaign, results, answers = (
-        json.loads((reference / name).read_text())
-        for name in ("campaign.json", "combined.json", "claims.json")
+        json.loads((reference / name).read_text()) for name in ("campaign.json", "combined.json", "claims.json")
     )
     if not results["raw"]:
         raise ReadmeError(f"{reference}/combined.json holds no measurement")
@@ -65,9 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m evaluation.readme",
         description="writes the README's results block from the reference results",
     )
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; fail when the README says something else"
-    )
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when the README says something else")
     parser.add_argument("--readme", type=Path, default=Path("README.md"))
     parser.add_argument("--reference", type=Path, default=Path("results/reference/laptop"))
     chosen = parser.parse_args(arguments)

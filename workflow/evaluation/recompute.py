@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from djinn.model.load import load_model
 
+from djinn.model.load import load_model
 from evaluation.continuation import Case, Layers, Pass, SessionCache, make_cases, measure_case
 from evaluation.prompts import load_prompts
 
@@ -26,7 +26,9 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
         layers = Layers(loaded.model)
         held = SessionCache(loaded.facts, wanted.prompt_tokens + 1, loaded.model.lm_head.weight)
         results = []
-        for case in make_cases(loaded.model, load_prompts(settings.model, len(wanted.layers), wanted.prompt_tokens), wanted.layers):
+        for case in make_cases(
+            loaded.model, load_prompts(settings.model, len(wanted.layers), wanted.prompt_tokens), wanted.layers
+        ):
             progress(f"recompute: {case.phase} pause at layer {case.layer}")
             results.append(_measure(layers, held, case, (wanted.warmup, wanted.samples)))
     return {"system": "recompute", "prompt_tokens": wanted.prompt_tokens, "cases": results}

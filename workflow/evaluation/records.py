@@ -78,7 +78,9 @@ def read_raw(path: Path) -> dict[str, Any]:
     """The envelope with its result; a ValueError for a file of another schema."""
     raw = json.loads(path.read_text())
     if raw.get("schema") != SCHEMA:
-        raise ValueError(f"{path}: schema {raw.get('schema')!r}, this code reads {SCHEMA}; rerun its rule with --forcerun")
+        raise ValueError(
+            f"{path}: schema {raw.get('schema')!r}, this code reads {SCHEMA}; rerun its rule with --forcerun"
+        )
     return raw
 
 
@@ -98,7 +100,11 @@ def commit_of(root: Path) -> tuple[str, bool]:
 
 
 def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), "djinn": djinn.__version__, **{name: version(name) for name in PACKAGES}}
+    return {
+        "python": platform.python_version(),
+        "djinn": djinn.__version__,
+        **{name: version(name) for name in PACKAGES},
+    }
 
 
 def device_facts(device: str) -> dict[str, Any]:
@@ -109,9 +115,16 @@ def device_facts(device: str) -> dict[str, Any]:
     import torch
 
     card = torch.cuda.get_device_properties(device)
-    return {"kind": "cuda", "name": card.name, "total_bytes": card.total_memory, "host_bytes": psutil.virtual_memory().total, **facts}
+    return {
+        "kind": "cuda",
+        "name": card.name,
+        "total_bytes": card.total_memory,
+        "host_bytes": psutil.virtual_memory().total,
+        **facts,
+    }
 
 
 def _processor() -> str:
-    names = [line.partition(":")[2].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()

@@ -20,12 +20,8 @@ def summarise_cases(system: str, cases: Cases) -> dict[str, Any]:
         row = table.setdefault(case["phase"], {}).setdefault(case["temperature"], {})
         layer = str(case["layer"])
         if layer in row:
-            raise KeyError(
-                f"{system} has two cases for {case['phase']}, {case['temperature']}, layer {layer}"
-            )
-        intervals = {
-            interval: summarise(values) for interval in INTERVALS if (values := samples_of(case, interval))
-        }
+            raise KeyError(f"{system} has two cases for {case['phase']}, {case['temperature']}, layer {layer}")
+        intervals = {interval: summarise(values) for interval in INTERVALS if (values := samples_of(case, interval))}
         row[layer] = {"bytes": case["bytes"], "intervals": intervals}
     return table
 
@@ -45,9 +41,7 @@ def medians(system: dict[str, Any], phase: str, temperature: str, interval: str)
     """Median (ms) by layer, of the layers that have the interval."""
     rows = phase_of(system, phase, temperature)
     return {
-        int(layer): row["intervals"][interval]["median"]
-        for layer, row in rows.items()
-        if interval in row["intervals"]
+        int(layer): row["intervals"][interval]["median"] for layer, row in rows.items() if interval in row["intervals"]
     }
 
 
@@ -81,9 +75,7 @@ def compare(cases: dict[str, Cases]) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for ours in cases.get("djinn", []):
         for baseline, listed in cases.items():
-            match = [
-                case for case in listed if (case["phase"], case["layer"]) == (ours["phase"], ours["layer"])
-            ]
+            match = [case for case in listed if (case["phase"], case["layer"]) == (ours["phase"], ours["layer"])]
             if baseline == "djinn" or not match:
                 continue
             theirs = match[0]
@@ -97,10 +89,6 @@ def compare(cases: dict[str, Cases]) -> dict[str, Any]:
                 for interval in COMPARED
                 if samples_of(theirs, interval) and samples_of(ours, interval)
             }
-            place = (
-                table.setdefault(ours["phase"], {})
-                .setdefault(ours["temperature"], {})
-                .setdefault(baseline, {})
-            )
+            place = table.setdefault(ours["phase"], {}).setdefault(ours["temperature"], {}).setdefault(baseline, {})
             place[str(ours["layer"])] = row
     return table

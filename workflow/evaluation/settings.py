@@ -13,10 +13,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
 from djinn.errors import BadRequest, DjinnError
 from djinn.model.presets import PRESETS, depth
 from djinn.sizes import parse_bytes
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 SCALES = ("smoke", "laptop", "paper")
 WHOLE = "DJINN_CONFIG"  # environment variable: the whole config of this run as JSON, for the scripts
@@ -38,6 +39,8 @@ def _size(value: Any) -> str | int:
 
 CPU_ALLOCATORS = ("default", "mmap64k", "mmap1m", "arena1")  # what each means: parking_lot.py
 CUDA_ALLOCATORS = ("default", "expandable", "split512")
+
+
 def _whole(value: Any) -> Any:
     if isinstance(value, (bool, float)):
         raise ValueError("expected a whole number")
@@ -172,7 +175,9 @@ def _line(item: Any) -> str:
             return f"config: unknown key '{name}': write it as {section}: {{{key}: ...}}"
         case "extra_forbidden":
             near = difflib.get_close_matches(name, _all_names(), 1, cutoff=0.5)
-            return f"config: unknown key '{name}'" + (f" (did you mean '{near[0]}'?)" if near else f": known are {', '.join(Settings.model_fields)}")
+            return f"config: unknown key '{name}'" + (
+                f" (did you mean '{near[0]}'?)" if near else f": known are {', '.join(Settings.model_fields)}"
+            )
         case "missing":
             return f"config: missing key '{name}'"
         case "literal_error":
@@ -217,7 +222,9 @@ def model_layers(model: Model) -> int | None:
 def _beyond_the_model(settings: Settings) -> list[str]:
     model, wrong = settings.model, []
     if model.source in ("wheel", "random") and depth(model.name) is None:
-        return [f"config: model.name = {model.name!r}: expected one of {', '.join(sorted(PRESETS))} for source {model.source}"]
+        return [
+            f"config: model.name = {model.name!r}: expected one of {', '.join(sorted(PRESETS))} for source {model.source}"
+        ]
     layers = model_layers(model)
     breakpoints = {
         "oversubscription.break_at": settings.oversubscription.break_at,
@@ -231,12 +238,15 @@ def _beyond_the_model(settings: Settings) -> list[str]:
             wrong.append(f"config: {name} = {layer}: expected 1..{layers} ({model.name} has {layers} layers)")
     longest = PRESETS.get(model.name, {}).get("max_position_embeddings")
     needed = {
-        "oversubscription.prompt_tokens": settings.oversubscription.prompt_tokens + settings.oversubscription.new_tokens,
+        "oversubscription.prompt_tokens": settings.oversubscription.prompt_tokens
+        + settings.oversubscription.new_tokens,
         "resume.prompt_tokens": settings.resume.prompt_tokens + 1,
     }
     for name, tokens in needed.items():
         if longest is not None and tokens > longest:
-            wrong.append(f"config: {name}: {tokens} tokens with the new ones: expected {longest} at most ({model.name}'s positions)")
+            wrong.append(
+                f"config: {name}: {tokens} tokens with the new ones: expected {longest} at most ({model.name}'s positions)"
+            )
     return wrong
 
 

@@ -33,9 +33,7 @@ def summarise(samples: Sequence[float]) -> dict[str, float | int]:
 def resampled_medians(samples: Sequence[float], name: str) -> np.ndarray:
     """RESAMPLES bootstrap medians; `name` seeds the draw, so that two systems are never resampled in step."""
     values = np.asarray(samples, dtype=float)
-    draws = np.random.default_rng(zlib.crc32(name.encode())).integers(
-        0, values.size, (RESAMPLES, values.size)
-    )
+    draws = np.random.default_rng(zlib.crc32(name.encode())).integers(0, values.size, (RESAMPLES, values.size))
     return np.median(values[draws], axis=1)
 
 

@@ -133,9 +133,7 @@ def log_raw(
         "sha256": digest,
         "mlflow.parentRunId": parent.info.run_id,
     }
-    run = client.create_run(
-        experiment.experiment_id, start_time=began, run_name=raw["rule"], tags=tags(raw) | own
-    )
+    run = client.create_run(experiment.experiment_id, start_time=began, run_name=raw["rule"], tags=tags(raw) | own)
     described = {"settings": raw["settings"], "weights": raw["weights"], "versions": raw.get("versions", {})}
     points = [("seconds", raw["seconds"], began, 0), *series(raw, began), *scalars(raw["result"], began)]
     write(client, run.info.run_id, points, params(described))

@@ -38,17 +38,13 @@ def draw(combined: Path, out_pdf: Path, out_png: Path, out_csv: Path) -> None:
     results = style.load(combined)
     over = results["oversubscription"]
     if over is None:
-        raise style.NothingToDraw(
-            "figure 6 needs raw/oversubscription.json: snakemake --forcerun oversubscription"
-        )
+        raise style.NothingToDraw("figure 6 needs raw/oversubscription.json: snakemake --forcerun oversubscription")
     timeline = measured_part(over)
     eager = (results["eager"] or {"settings": []})["settings"]
     deaths = [(setting["sessions"], setting["name"]) for setting in eager]
     style.write_csv(out_csv, HEADER, rows(over, timeline, deaths))
     with plt.rc_context(style.RC):
-        figure, grid = style.canvas(
-            style.PAGE, 3.6, 2, 2, sharex="col", gridspec_kw={"height_ratios": [3.2, 1]}
-        )
+        figure, grid = style.canvas(style.PAGE, 3.6, 2, 2, sharex="col", gridspec_kw={"height_ratios": [3.2, 1]})
         figure.subplots_adjust(left=0.075, right=0.985, top=0.835, bottom=0.165, wspace=0.17, hspace=0.14)
         top = 1.3 * max(row["demand_bytes"] for row in over["by_n"])
         unit = style.byte_unit(top)
@@ -71,9 +67,7 @@ def measured_part(over: dict[str, Any]) -> list[dict[str, Any]]:
     return [row for row in over["timeline"] if row["t_s"] <= end]
 
 
-def rows(
-    over: dict[str, Any], timeline: list[dict[str, Any]], deaths: list[tuple[int, str]]
-) -> list[tuple[Any, ...]]:
+def rows(over: dict[str, Any], timeline: list[dict[str, Any]], deaths: list[tuple[int, str]]) -> list[tuple[Any, ...]]:
     """Everything that is drawn, as the CSV holds it."""
     weights, budget = over["weights_bytes"], over["budget_bytes"]
 
@@ -86,9 +80,7 @@ def rows(
     blank = (None,) * 7
     table += [("a", sessions, "sessions", *blank, f"eager {name} out of memory") for sessions, name in deaths]
     for phase in (phase for phase in over["phases"] if phase["name"] != "alone"):
-        table += [
-            ("b", phase[f"{edge}_s"], "s", *blank, f"{phase['name']} {edge}") for edge in ("start", "end")
-        ]
+        table += [("b", phase[f"{edge}_s"], "s", *blank, f"{phase['name']} {edge}") for edge in ("start", "end")]
     return table
 
 
@@ -116,9 +108,7 @@ def stack(
     axes.plot(x, total, color=BLACK, drawstyle=f"steps-{step}" if step else "default")
 
 
-def by_sessions(
-    axes: Axes, over: dict[str, Any], deaths: list[tuple[int, str]], unit: tuple[float, str]
-) -> None:
+def by_sessions(axes: Axes, over: dict[str, Any], deaths: list[tuple[int, str]], unit: tuple[float, str]) -> None:
     start = {"sessions": 0, "device_bytes": 0, "host_bytes": 0, "disk_bytes": 0}
     table = [start, *over["by_n"]]
     stack(axes, [row["sessions"] for row in table], table, over, unit)
@@ -153,9 +143,7 @@ def grouped(deaths: list[tuple[int, str]], gap: float) -> list[tuple[float, str]
     return [(group[-1][0], ", ".join(f"{name}: {sessions}" for sessions, name in group)) for group in groups]
 
 
-def by_time(
-    axes: Axes, over: dict[str, Any], timeline: list[dict[str, Any]], unit: tuple[float, str]
-) -> None:
+def by_time(axes: Axes, over: dict[str, Any], timeline: list[dict[str, Any]], unit: tuple[float, str]) -> None:
     stack(axes, [row["t_s"] for row in timeline], timeline, over, unit, step="post")
     axes.set_xlim(0, next(phase["end_s"] for phase in over["phases"] if phase["name"] == "resume"))
     style.panel_title(axes, "b", "over time")
@@ -177,9 +165,7 @@ def budget_line(axes: Axes, over: dict[str, Any], unit: tuple[float, str]) -> No
     axes.axhline(over["budget_bytes"] / unit[0], color=BLUE, linewidth=1.1, linestyle=(0, (5, 2)))
 
 
-def process_strips(
-    pair: Any, over: dict[str, Any], timeline: list[dict[str, Any]], results: dict[str, Any]
-) -> None:
+def process_strips(pair: Any, over: dict[str, Any], timeline: list[dict[str, Any]], results: dict[str, Any]) -> None:
     """The process's own reading on its own scale: on a CPU it counts the host pool and libraries too."""
     kind = results["raw"]["oversubscription"]["device"]["kind"]
     series = [
@@ -196,9 +182,7 @@ def process_strips(
         if points:
             axes.plot([x for x, _ in points], [y / scale for _, y in points], color=GREEN)
         else:
-            axes.text(
-                0.02, 0.4, "the server's process could not be read", transform=axes.transAxes, fontsize=7
-            )
+            axes.text(0.02, 0.4, "the server's process could not be read", transform=axes.transAxes, fontsize=7)
     pair[0].set_ylabel(f"{'RSS' if kind == 'cpu' else 'NVML'} ({name})")
 
 
@@ -206,9 +190,7 @@ def legend(figure: Any, over: dict[str, Any]) -> None:
     rows = [*over["by_n"], *over["timeline"]]
     used = [key for key, _, _ in TIERS if key == "weights" or any(row[key] for row in rows)]
     handles = [Line2D([], [], color=BLACK, label="demand")]
-    handles += [
-        Patch(color=colour, linewidth=0, label=label) for key, label, colour in reversed(TIERS) if key in used
-    ]
+    handles += [Patch(color=colour, linewidth=0, label=label) for key, label, colour in reversed(TIERS) if key in used]
     handles += [
         Line2D([], [], color=BLUE, linestyle=(0, (5, 2)), label="device budget"),
         Line2D([], [], color=GREEN, label="server process"),

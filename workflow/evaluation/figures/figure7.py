@@ -43,11 +43,7 @@ def draw(combined: Path, out_pdf: Path, out_png: Path, out_csv: Path) -> None:
             "figure 7 needs raw/djinn_resume.json and its baselines: snakemake --forcerun djinn_resume"
         )
     style.write_csv(out_csv, HEADER, rows(results))
-    phases = [
-        (phase, text)
-        for phase, text in PHASES
-        if any(phase in system for system in results["resume"].values())
-    ]
+    phases = [(phase, text) for phase, text in PHASES if any(phase in system for system in results["resume"].values())]
     with plt.rc_context(style.RC):
         figure, grid = style.canvas(
             style.PAGE,
@@ -70,9 +66,7 @@ def draw(combined: Path, out_pdf: Path, out_png: Path, out_csv: Path) -> None:
         for axes in grid[-1]:
             axes.set_xlabel("Breakpoint layer $L$", labelpad=2)
         handles, labels = grid[0][0].get_legend_handles_labels()
-        figure.legend(
-            handles, labels, loc="upper center", ncol=3, bbox_to_anchor=(0.5, 1.0), borderaxespad=0.3
-        )
+        figure.legend(handles, labels, loc="upper center", ncol=3, bbox_to_anchor=(0.5, 1.0), borderaxespad=0.3)
         tokens = " and ".join(str(count) for count in sorted(set(results["resume_prompt_tokens"].values())))
         style.small_print(
             figure,
@@ -108,11 +102,7 @@ def rows(results: dict[str, Any]) -> list[tuple[Any, ...]]:
                         )
     for interval, word in SHOWN:
         for temperature, place in results["crossover"].get(interval, {}).items():
-            layer = (
-                place["measured_layer"]
-                if place["interpolated_layer"] is None
-                else place["interpolated_layer"]
-            )
+            layer = place["measured_layer"] if place["interpolated_layer"] is None else place["interpolated_layer"]
             blank = (None,) * 8
             table.append(
                 (
@@ -137,9 +127,7 @@ def panel(axes: Axes, results: dict[str, Any], phase: str, interval: str) -> Non
     for place, (system, temperature, label, colour, marker, line) in enumerate(drawn):
         points = phase_of(results["resume"][system], phase, temperature)
         found = sorted(
-            (int(layer), row["intervals"][interval])
-            for layer, row in points.items()
-            if interval in row["intervals"]
+            (int(layer), row["intervals"][interval]) for layer, row in points.items() if interval in row["intervals"]
         )
         shift = (place - (len(drawn) - 1) / 2) * beside
         medians = [numbers["median"] for _, numbers in found]

@@ -81,9 +81,7 @@ def save(figure: Figure, out_pdf: Path, out_png: Path) -> None:
     """Vector PDF and 200 dpi PNG, without dates or versions in them."""
     for path in (out_pdf, out_png):
         path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(
-        out_pdf, metadata={"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None}
-    )
+    figure.savefig(out_pdf, metadata={"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None})
     figure.savefig(out_png, dpi=200, metadata={"Software": None})
     plt.close(figure)
 
@@ -119,9 +117,7 @@ def small_print(figure: Figure, results: dict[str, Any], extra: str = "") -> Non
         f"commit {campaign['commit'][:10]}" + (" + uncommitted changes" if results["dirty"] else ""),
     ]
     if results["mixed_commits"] or results["mixed_config"]:
-        facts.append(
-            "MIXED " + " and ".join(kind for kind in ("commits", "config") if results[f"mixed_{kind}"])
-        )
+        facts.append("MIXED " + " and ".join(kind for kind in ("commits", "config") if results[f"mixed_{kind}"]))
     figure.text(
         0.5,
         0.005,
