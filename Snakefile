@@ -7,9 +7,10 @@ include: "workflow/rules/common.smk"
 
 rule all:
     input:
-        f"{FIGURE6}.pdf",
-        f"{FIGURE7}.pdf",
-        f"{RESULTS}/claims.md",
+        RAW,
+        multiext(FIGURE6, ".pdf", ".png", ".csv"),
+        multiext(FIGURE7, ".pdf", ".png", ".csv"),
+        multiext(f"{RESULTS}/claims", ".json", ".md"),
         f"{RESULTS}/mlflow.json",
 
 

@@ -35,15 +35,21 @@ class LocalServer:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._log, text=True
         )
         self.pid = self._process.pid
-        watchdog = threading.Timer(start_timeout, self._process.kill)
-        watchdog.start()
         self.plan, self.endpoint = "", ""
-        for line in self._process.stdout:
-            if line.startswith(READY):
-                self.endpoint = line.removeprefix(READY).strip()
-                break
-            self.plan += line
-        watchdog.cancel()
+        watchdog = threading.Timer(start_timeout, self._process.kill)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            for line in self._process.stdout:
+                if line.startswith(READY):
+                    self.endpoint = line.removeprefix(READY).strip()
+                    break
+                self.plan += line
+        except BaseException:  # Ctrl-C while it starts: it goes too
+            self.stop()
+            raise
+        finally:
+            watchdog.cancel()
         self.start_s = time.monotonic() - began
         if not self.endpoint:
             self.stop()

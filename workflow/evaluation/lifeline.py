@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import TextIO
@@ -15,7 +16,13 @@ PARENT = "DJINN_PARENT_PID"  # environment variable: of the process that a scrip
 
 
 def die_with_parent() -> None:
-    """A script's first act: from now on it is killed when its parent is, by whatever signal the parent ended."""
+    """A script's first act: from now on it is killed when its parent is, by whatever signal the parent ended.
+
+    Ctrl-C ends it at once too, whatever it waits for: its results are written whole or not at all, and what it started
+    asked for the same and goes with it. (A background job of a shell, for which Ctrl-C is off, is left so.)
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = os.environ.get(PARENT)
     _die_with_parent(int(parent) if parent else None)
 

@@ -1,0 +1,157 @@
+"""The DAG: what it plans, what reruns when what changes, that it is clean, and how it meets locks. No rule measures here."""
+
+from __future__ import annotations
+
+import fcntl
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from workflow_copy import ROOT, command, copy_workflow, environment, planned, snakemake, stub_scripts
+
+SMOKE = ("--config", "scale=smoke")
+RESUMES = {"recompute": 1, "manual_offload": 3, "djinn_resume": 1}
+MEASURED = {"provision": 1, "eager": 1, **RESUMES, "oversubscription": 1, "steering": 1}
+WAITS = """
+from evaluation.lifeline import die_with_parent
+die_with_parent()
+print("alive", flush=True)
+import time
+time.sleep(600)
+"""
+AFTER = {"combine": 1, "figure6": 1, "figure7": 1, "claims": 1, "mlflow": 1}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A workflow whose every output is there, made by stubs."""
+    top = copy_workflow(tmp_path_factory.mktemp("dag"))
+    stub_scripts(top)
+    assert planned(top, *SMOKE) == {"campaign": 1, "weights": 1, **MEASURED, **AFTER}
+    snakemake(top, *SMOKE)
+    return top
+
+
+def test_a_finished_run_has_nothing_to_do(finished):
+    assert "Nothing to be done" in snakemake(finished, *SMOKE)
+
+
+@pytest.mark.parametrize(
+    ("change", "rerun"),
+    [
+        ("resume={samples: 6}", RESUMES),
+        ("resume={prompt_tokens: 200}", {**RESUMES, "steering": 1}),
+        ("oversubscription={new_tokens: 5}", {"oversubscription": 1}),
+        ("oversubscription={prompt_tokens: 240}", {"oversubscription": 1, "eager": 1}),
+        ("budget={device: 50MB}", {"oversubscription": 1, "eager": 1}),
+        ("eager={max_sessions: 61}", {"eager": 1}),
+        ("activation_steering={modification_factor: 0.8}", {"steering": 1}),
+        ("threads=2", {"weights": 1, **MEASURED}),
+        ("model={seed: 1}", {"weights": 1, **MEASURED}),
+    ],
+)
+def test_a_changed_key_reruns_what_depends_on_it(finished, change, rerun):
+    assert planned(finished, *SMOKE, change) == {**rerun, **AFTER}
+
+
+@pytest.mark.parametrize("change", ["name=2024", "server=tcp://127.0.0.1:5556"])
+def test_a_name_or_an_address_reruns_nothing(finished, change):
+    assert planned(finished, *SMOKE, change) == {}
+
+
+@pytest.mark.parametrize("rule", ["provision", "eager", "oversubscription", "steering"])
+def test_one_box_reruns_alone_and_the_analysis_follows(finished, rule):
+    assert planned(finished, "--forcerun", rule, *SMOKE) == {rule: 1, **AFTER}
+
+
+def test_a_target_makes_only_what_it_needs(finished):
+    change = "oversubscription={sessions: 25}"
+    assert planned(finished, "figure7", *SMOKE, change) == {"oversubscription": 1, "combine": 1, "figure7": 1}
+
+
+def test_a_lost_raw_file_is_measured_again(finished):
+    raw = finished / "results" / "smoke" / "raw" / "steering.json"
+    aside = raw.rename(raw.with_suffix(".aside"))
+    try:
+        assert planned(finished, *SMOKE) == {"steering": 1, **AFTER}
+    finally:
+        aside.rename(raw)
+
+
+def test_measuring_rules_take_every_core(finished):
+    text = snakemake(finished, "--dry-run", "--cores", "8", "--forceall", *SMOKE)
+    jobs = [job for job in text.split("\nrule ")[1:] if "/raw/" in job.partition("output:")[2].partition("\n")[0]]
+    assert len(jobs) == sum(MEASURED.values())
+    assert all("threads: 8" in job for job in jobs)
+
+
+def test_the_lock_of_a_dead_run_is_cleared(finished):
+    locks = leave_locks(finished)
+    assert "Nothing to be done" in snakemake(finished, *SMOKE)
+    assert not list(locks.glob("*"))
+
+
+def test_a_living_run_is_left_alone(finished):
+    locks = leave_locks(finished)
+    with open(finished / ".snakemake" / "djinn_alive") as alive:
+        fcntl.flock(alive, fcntl.LOCK_SH)  # what a living Snakemake holds
+        snakemake(finished, "--dry-run", *SMOKE)
+        assert list(locks.glob("*"))
+        assert "lock" in snakemake(finished, "--forceall", *SMOKE, ok=False).lower()
+        assert list(locks.glob("*"))
+    assert "Nothing to be done" in snakemake(finished, *SMOKE)
+
+
+def leave_locks(top: Path) -> Path:
+    """What `kill -9` of Snakemake leaves behind."""
+    locks = top / ".snakemake" / "locks"
+    locks.mkdir(exist_ok=True)
+    (locks / "0.output.lock").write_text("results/smoke/campaign.json\n")
+    return locks
+
+
+def test_scripts_die_with_snakemake_and_the_next_run_finishes(tmp_path):
+    top = copy_workflow(tmp_path)
+    stub_scripts(top)
+    script = top / "workflow" / "scripts" / "weights.py"
+    stub = script.read_text()
+    script.write_text(WAITS + stub)
+    run = subprocess.Popen(
+        command(top, *SMOKE), cwd=top, env=environment(top), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    while "alive" not in (line := run.stdout.readline()):
+        assert line, "ended before its script began"
+    scripts = psutil.Process(run.pid).children(recursive=True)
+    run.kill()
+    run.wait()
+    run.stdout.close()
+    assert scripts and not psutil.wait_procs(scripts, timeout=60)[1]
+    script.write_text(stub)
+    snakemake(top, *SMOKE)
+
+
+def test_a_wrong_config_stops_the_run_and_names_the_key(finished):
+    text = snakemake(finished, "--dry-run", *SMOKE, "oversubscripton={sessions: 3}", ok=False)
+    assert "unknown key 'oversubscripton' (did you mean 'oversubscription'?)" in text
+    assert "expected auto or one of smoke" in snakemake(finished, "--dry-run", "--config", "scale=huge", ok=False)
+
+
+def test_lint_and_format_are_clean(finished):
+    assert "good condition" in snakemake(finished, "--lint", *SMOKE)
+    done = subprocess.run(
+        [sys.executable, "-m", "snakefmt", "--check", "Snakefile", "workflow/rules"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_rule_has_a_log_and_an_environment():
+    for path in [*(ROOT / "workflow" / "rules").glob("*.smk")]:
+        text = path.read_text()
+        assert text.startswith("# Needs:"), path
+        for rule in text.split("\nrule ")[1:]:
+            assert "    log:" in rule and "    conda:" in rule, rule.partition("\n")[0]

@@ -1,0 +1,81 @@
+"""The envelope of a raw result."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+
+from evaluation.combine import ENVELOPE
+from evaluation.records import Stopwatch, commit_of, device_facts, read_raw, write_json, write_raw
+
+CAMPAIGN = {"id": "20000101-abc", "scale": "smoke"}
+
+
+def written(path, result):
+    write_raw(
+        path,
+        "eager",
+        result,
+        stopwatch=Stopwatch(),
+        campaign=CAMPAIGN,
+        weights={"name": "tiny"},
+        settings={"device": "cpu"},
+        config_digest="0" * 16,
+    )
+    return read_raw(path)
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    raw = written(tmp_path / "eager.json", {"sessions": 3})
+    assert (raw["rule"], raw["scale"], raw["campaign"], raw["result"]) == (
+        "eager",
+        "smoke",
+        "20000101-abc",
+        {"sessions": 3},
+    )
+    assert raw["seconds"] >= 0 and raw["started"].endswith("+00:00") and raw["versions"]["torch"]
+
+
+def test_it_has_all_that_the_analysis_asks_for(tmp_path):
+    assert set(ENVELOPE) <= written(tmp_path / "eager.json", {}).keys()
+
+
+def test_a_number_that_is_not_finite_is_refused_and_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError):
+        written(tmp_path / "eager.json", {"ms": float("nan")})
+    assert not (tmp_path / "eager.json").exists()
+
+
+def test_another_schema_is_refused_by_name(tmp_path):
+    write_json(tmp_path / "old.json", {"schema": 0})
+    with pytest.raises(ValueError, match=r"old\.json: schema 0"):
+        read_raw(tmp_path / "old.json")
+
+
+def test_the_device_is_described():
+    facts = device_facts("cpu")
+    assert facts["kind"] == "cpu" and facts["name"] and facts["total_bytes"] > 0 and facts["cores"] > 0
+    json.dumps(facts)
+
+
+def test_the_commit_and_whether_it_was_changed(tmp_path):
+    def git(*words):
+        subprocess.run(
+            ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@t", *words],
+            check=True,
+            capture_output=True,
+        )
+
+    assert commit_of(tmp_path) == ("unknown", False)
+    git("init")
+    (tmp_path / "a").write_text("1")
+    git("add", "a")
+    git("commit", "-m", "a")
+    commit, dirty = commit_of(tmp_path)
+    assert len(commit) == 40 and not dirty
+    (tmp_path / "a").write_text("2")
+    assert commit_of(tmp_path) == (commit, True)
+    (tmp_path / "inside").mkdir()
+    assert commit_of(tmp_path / "inside") == ("unknown", False)  # a copy inside somebody else's checkout

@@ -1,0 +1,31 @@
+"""Which scale `auto` takes, without asking torch."""
+
+from __future__ import annotations
+
+import pytest
+
+from evaluation import scale
+
+
+@pytest.mark.parametrize(
+    ("card_bytes", "torch", "chosen"),
+    [
+        (0, "2.13.0", "laptop"),
+        (24 * 2**30, "2.13.0", "laptop"),
+        (80 * 2**30, "2.13.0", "paper"),
+        (80 * 2**30, "2.13.0+cpu", "laptop"),
+    ],
+)
+def test_auto_takes_what_the_machine_can_do(monkeypatch, card_bytes, torch, chosen):
+    monkeypatch.setattr(scale, "_largest_card_bytes", lambda: card_bytes)
+    monkeypatch.setattr(scale.importlib.metadata, "version", lambda name: torch)
+    assert scale.choose_scale("auto")[0] == chosen
+
+
+def test_a_scale_that_is_named_is_taken():
+    assert scale.choose_scale("smoke") == ("smoke", "as the config says")
+
+
+def test_hidden_cards_do_not_count(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert scale._largest_card_bytes() == 0

@@ -1,0 +1,140 @@
+"""The config's schema: every scale file is whole, and whatever is wrong is named with what was expected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from evaluation.settings import SCALES, ConfigError, digest, parse, part, read_part
+
+SCALE_FILES = Path(__file__).resolve().parent.parent / "config" / "scales"
+
+
+def config(scale: str = "laptop") -> dict:
+    return {"scale": scale, **yaml.safe_load((SCALE_FILES / f"{scale}.yaml").read_text())}
+
+
+def complaint(wrong: dict) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(wrong)
+    return str(caught.value)
+
+
+def keys(section: dict, before: str = "") -> set[str]:
+    return {
+        name
+        for key, value in section.items()
+        for name in ({f"{before}{key}"} | (keys(value, f"{key}.") if isinstance(value, dict) else set()))
+    }
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_each_scale_file_sets_every_key(scale):
+    settings = parse(config(scale))
+    assert keys(config(scale)) == keys(settings.model_dump())
+
+
+def test_the_laptop_needs_more_than_its_budget():
+    settings = parse(config())
+    demand = 269_030_016 + settings.oversubscription.sessions * settings.oversubscription.prompt_tokens * 23_040
+    assert demand / 750_000_000 >= 1.14 and settings.oversubscription.sessions == 50
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "expected"),
+    [
+        (
+            "oversubscription",
+            "break_at",
+            31,
+            "config: oversubscription.break_at = 31: expected 1..30 (smollm2-135m has 30 layers)",
+        ),
+        (
+            "oversubscription",
+            "break_at",
+            0,
+            "config: oversubscription.break_at = 0: expected 1..30 (smollm2-135m has 30 layers)",
+        ),
+        (
+            "activation_steering",
+            "steering_layer",
+            99,
+            "config: activation_steering.steering_layer = 99: expected 1..30",
+        ),
+        ("resume", "layers", [1, 8, 31], "config: resume.layers[2] = 31: expected 1..30 (smollm2-135m has 30 layers)"),
+        ("resume", "layers", [], "config: resume.layers = []: expected"),
+        ("resume", "samples", "many", "config: resume.samples = 'many': expected a whole number"),
+        ("resume", "samples", 0, "config: resume.samples = 0: expected 1 or more"),
+        ("resume", "samples", True, "config: resume.samples = True: expected a whole number"),
+        ("resume", "sample", 3, "config: unknown key 'resume.sample' (did you mean 'resume.samples'?)"),
+        ("resume", "prompt_tokens", 9000, "config: resume.prompt_tokens: 9001 tokens"),
+        ("model", "dtype", "bf16", "config: model.dtype = 'bf16': expected 'float32', 'bfloat16' or 'float16'"),
+        ("model", "name", "gpt-9", "config: model.name = 'gpt-9': expected one of"),
+        ("budget", "device", "80 stones", "config: budget.device = '80 stones': expected a size such as 750MB or 2GiB"),
+        ("budget", "host", True, "config: budget.host = True: expected a size"),
+        (
+            "eager",
+            "allocators",
+            ["default", "expandable"],
+            "config: eager.allocators[1] = 'expandable': expected one of default, mmap64k",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_section_is_named(section, key, value, expected):
+    wrong = config()
+    wrong[section][key] = value
+    assert complaint(wrong).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"bugdet": 1}, "config: unknown key 'bugdet' (did you mean 'budget'?)"),
+        ({"resume.samples": 5}, "config: unknown key 'resume.samples': write it as resume: {samples: ...}"),
+        ({"server": "tcp://10.0.0.1:5556"}, "config: server = 'tcp://10.0.0.1:5556': expected tcp://127.0.0.1:PORT"),
+        ({"device": "gpu"}, "config: device = 'gpu': expected cpu or cuda:N"),
+        ({"resume": None}, "config: resume = None: expected a section of keys"),
+    ],
+)
+def test_what_is_wrong_at_the_top_is_named(change, expected):
+    assert complaint({**config(), **change}).startswith(expected)
+
+
+def test_everything_wrong_is_said_at_once():
+    wrong = config()
+    del wrong["threads"]
+    wrong["resume"]["samples"] = 0
+    assert complaint(wrong).splitlines() == [
+        "config: missing key 'threads'",
+        "config: resume.samples = 0: expected 1 or more",
+    ]
+
+
+def test_text_from_the_command_line_is_read():
+    given = config()
+    given["resume"].update(samples="7", layers=["1", "30"])
+    given["name"] = 2024
+    settings = parse(given)
+    assert (settings.resume.samples, settings.resume.layers, settings.name) == (7, [1, 30], "2024")
+
+
+def test_the_digest_ignores_a_name_and_an_address_and_nothing_else():
+    plain = digest(parse(config()))
+    assert digest(parse({**config(), "name": "x", "server": "tcp://127.0.0.1:1"})) == plain
+    assert digest(parse({**config(), "threads": 7})) != plain
+
+
+def test_a_part_holds_what_was_asked_for_and_no_more():
+    settings = parse(config())
+    text = part(settings, "threads", "resume", "budget.device")
+    assert text == part(settings, "resume", "budget.device", "threads")
+    read = read_part(text)
+    assert (read.threads, read.resume.samples, read.budget.device) == (
+        settings.threads,
+        settings.resume.samples,
+        "750MB",
+    )
+    with pytest.raises(AttributeError):
+        _ = read.budget.host
