@@ -158,6 +158,7 @@ def test_stamps_are_in_order(client, prompt):
     [
         (lambda s, p: s.prefill(p, break_at=0), BadRequest, r"1\.\.8"),
         (lambda s, p: s.prefill(p, break_at=9), BadRequest, r"1\.\.8"),
+        (lambda s, p: s.prefill(p, break_at=2, checkpoint_at=[1]), BadRequest, "one of them"),
         (lambda s, p: s.prefill([512]), BadRequest, "vocabulary"),
         (lambda s, p: s.prefill([]), BadRequest, "empty"),
         (lambda s, p: s.prefill([[1], [2]]), BadRequest, "shape"),
@@ -172,6 +173,18 @@ def test_misuse_says_what_to_do_and_the_session_survives(client, prompt, call, e
     with pytest.raises(error, match=says):
         call(session, prompt)
     assert isinstance(session.prefill(prompt, break_at=3), djinn.Pause)
+    session.close()
+
+
+def test_a_pause_that_is_over_is_refused(client, prompt):
+    session = client.open()
+    old = session.prefill(prompt, break_at=3)
+    session.resume(old, max_new_tokens=1, break_at=5, break_token=1)
+    with pytest.raises(IllegalMove, match="over"):
+        session.resume(old)
+    with pytest.raises(BadRequest, match="over"):
+        old.activation()
+    session.resume()
     session.close()
 
 

@@ -126,10 +126,11 @@ class Session:
         activation: float32 `(1, rows, hidden)` in place of the kept state. edit: applied to it on the server.
         """
         edits = (edit,) if isinstance(edit, msgspec.Struct) else tuple(edit)
-        name = None if checkpoint is None or isinstance(checkpoint, Pause) else checkpoint.name
+        name = None if checkpoint is None else checkpoint.name
+        where = {"pause": name} if isinstance(checkpoint, Pause) else {"checkpoint": name}
         body = m.Resume(
             session=self.id,
-            checkpoint=name,
+            **where,
             edits=edits,
             **_common(max_new_tokens, break_at, break_token, logits, stop_tokens),
         )

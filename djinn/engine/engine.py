@@ -122,6 +122,8 @@ class Engine:
         for layer in (work.break_at, *work.checkpoint_at):
             if layer is not None and not 1 <= layer <= self.depth:
                 raise BadRequest(f"layer {layer} is outside 1..{self.depth}, the layers of this model")
+        if work.checkpoint_at and work.break_at is not None:
+            raise BadRequest("checkpoint_at runs on, break_at stops: give one of them")
         if work.max_new_tokens < 0:
             raise BadRequest(f"max_new_tokens is {work.max_new_tokens}: give 0 or more")
         if work.break_token is not None and not (work.break_at and 1 <= work.break_token <= work.max_new_tokens):

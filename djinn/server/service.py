@@ -153,6 +153,8 @@ class Service:
         )
         if isinstance(body, m.Resume):
             work.resume_from = session.pause if body.checkpoint is None else session.checkpoints.get(body.checkpoint)
+            if body.pause is not None and (session.pause is None or session.pause.name != body.pause):
+                raise IllegalMove("that pause is over: the session has gone on since")
             if work.resume_from is None:
                 what = (
                     "is not paused: nothing to resume"

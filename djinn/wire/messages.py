@@ -52,7 +52,8 @@ class Generate(_Computes, tag="generate"):
 class Resume(_Computes, tag="resume"):
     """No frame, or one: the activation that replaces the kept one, float32 `(1, rows, hidden)`."""
 
-    checkpoint: str | None = None  # rewind to it; None: the session's pause
+    pause: str | None = None  # the pause that the client means; None: whichever the session stands at
+    checkpoint: str | None = None  # rewind to it instead
     edits: tuple[AnyEdit, ...] = ()
 
 
