@@ -26,9 +26,9 @@ class LoadedModel:
 
 def torch_device(device: str) -> torch.device:
     """`cpu` or `cuda:N` as a torch device; raises NoDevice with what to do when it is not here."""
-    wanted = torch.device(device)
-    if wanted.type not in ("cpu", "cuda"):
+    if device.partition(":")[0] not in ("cpu", "cuda"):
         raise NoDevice(f"device {device!r} is not supported: use cpu or cuda:0")
+    wanted = torch.device(device)
     if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
         raise NoDevice(f"{device}: this machine has {torch.cuda.device_count()} CUDA devices; start with --device cpu")
     return wanted
@@ -130,6 +130,8 @@ def text_config(model: PreTrainedModel) -> Any:
 
 def _facts(model: PreTrainedModel) -> dict[str, Any]:
     config = text_config(model)
+    if not getattr(config, "num_attention_heads", None):
+        raise UnsupportedModel(f"{type(model).__name__} has no attention heads: sessions are made of keys and values")
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     dtype = str(model.dtype).removeprefix("torch.")
