@@ -15,6 +15,10 @@ from djinn.sizes import KVShape
 MARGIN_TOKENS = 64  # a server is told of prompts, new tokens and this
 
 
+class WrongServer(RuntimeError):
+    """The server that the config names holds another model than the config."""
+
+
 @dataclass(frozen=True)
 class Running:
     endpoint: str
@@ -26,6 +30,7 @@ class Running:
 def server_for(settings: Any, max_tokens: int, device_budget: int) -> Iterator[Running]:
     """A server for `settings`: bytes of `device_budget`, sessions of up to `max_tokens`. It ends with the block."""
     if settings.server:
+        check_model(settings)
         yield Running(settings.server, None, None)
         return
     model = settings.model
@@ -45,6 +50,21 @@ def server_for(settings: Any, max_tokens: int, device_budget: int) -> Iterator[R
     )
     with server:
         yield Running(server.endpoint, server.pid, server.start_s)
+
+
+def check_model(settings: Any) -> None:
+    """Raise WrongServer unless the server in the config holds the model in the config: a result names its weights."""
+    with djinn.connect(settings.server, timeout=10.0) as client:
+        theirs = client.server.model
+    ours = {key: getattr(settings.model, key) for key in ("name", "source", "dtype")}
+    if settings.model.source == "random":
+        ours["seed"] = settings.model.seed
+    for key, value in ours.items():
+        if theirs.get(key) != value:
+            raise WrongServer(
+                f"the server at {settings.server} has {key} {theirs.get(key)!r}, the config says model.{key} = {value!r}: "
+                "change one of them"
+            )
 
 
 def shape_of(facts: dict[str, Any]) -> KVShape:
