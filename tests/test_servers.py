@@ -9,6 +9,7 @@ FACTS = {
     "kv_heads": 4,
     "head_dim": 64,
     "hidden_size": 256,
+    "intermediate_size": 512,
     "dtype": "bfloat16",
     "bytes": 10_000_000,
     "vocab_size": 512,
@@ -34,6 +35,6 @@ def test_a_running_server_with_another_model_is_refused(server, other):
 def test_a_budget_holds_so_many_sessions_and_not_one_more():
     shape = shape_of(FACTS)
     one = shape.kv_bytes(reserved_tokens(100)) + shape.hidden_bytes(100)
-    arenas = [budget_for(FACTS, 512, count, 100, 100) for count in (3, 4)]
+    arenas = [budget_for(FACTS, count, 100, 100) for count in (3, 4)]
     assert arenas[1] - arenas[0] == one
     assert reserved_tokens(100) == 128

@@ -21,7 +21,9 @@ SOURCES = ("wheel", "hub", "path", "random")
 class LoadedModel:
     model: PreTrainedModel
     tokenizer: Any  # None for random weights: they have no words
-    facts: dict[str, Any]  # name, source, dtype, sha256, parameters, bytes, layers, kv_bytes_per_token
+    facts: dict[
+        str, Any
+    ]  # name, source, dtype, sha256, parameters, bytes, layers, …: what every result says of its weights
 
 
 def torch_device(device: str) -> torch.device:
@@ -139,6 +141,7 @@ def _facts(model: PreTrainedModel) -> dict[str, Any]:
         "bytes": sum(p.nbytes for p in distinct),
         "layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
+        "intermediate_size": getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
         "vocab_size": config.vocab_size,
         "kv_heads": heads,
         "head_dim": head_dim,

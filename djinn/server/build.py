@@ -12,7 +12,7 @@ from djinn.engine.engine import Engine
 from djinn.engine.runner import Runner
 from djinn.errors import BudgetTooSmall
 from djinn.model.executor import Executor
-from djinn.model.load import load_model, text_config
+from djinn.model.load import load_model
 from djinn.pager import Pager
 from djinn.server.plan import make_plan, workspace_bytes
 from djinn.server.service import Service, welcome
@@ -38,11 +38,10 @@ def build_service(
     facts = loaded.facts
     shape = KVShape(facts["layers"], facts["kv_heads"], facts["head_dim"], facts["hidden_size"], facts["dtype"])
     max_tokens = min(args.max_tokens, facts["max_tokens"] or args.max_tokens)
-    intermediate = getattr(text_config(loaded.model), "intermediate_size", None) or 4 * facts["hidden_size"]
     plan = make_plan(
         shape,
         facts["bytes"],
-        workspace_bytes(shape, intermediate, facts["vocab_size"], max_tokens),
+        workspace_bytes(shape, facts["intermediate_size"], facts["vocab_size"], max_tokens),
         device_budget or _whole(place),
         host_budget,
     )

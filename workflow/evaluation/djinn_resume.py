@@ -29,8 +29,7 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
     count = resume.warmup + resume.samples
     prompts = load_prompts(settings.model, count + IN_ARENA, resume.prompt_tokens)
     tokens = resume.prompt_tokens + 2 * len(resume.layers) + 2
-    facts, intermediate = model_facts(settings)
-    budget = budget_for(facts, intermediate, IN_ARENA, resume.prompt_tokens, tokens)
+    budget = budget_for(settings.weights, IN_ARENA, resume.prompt_tokens, tokens)
     cases: list[dict[str, Any]] = []
     with server_for(settings, tokens, budget) as server, djinn.connect(server.endpoint) as client:
         runner = Cases(client, prompts, resume.warmup, count)
@@ -43,19 +42,6 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
             cases += [runner.decode_cold(layer), runner.decode_warm(layer)]
         plan = client.server.plan
     return {"system": "djinn", "prompt_tokens": resume.prompt_tokens, "plan": plan, "cases": cases}
-
-
-def model_facts(settings: Any) -> tuple[dict[str, Any], int]:
-    """The model's facts and its MLP width, read by loading it once here; the server loads its own."""
-    from djinn.model.load import load_model, text_config
-
-    model = settings.model
-    loaded = load_model(
-        model.name, model.source, model.dtype, settings.device, model.seed, model.path, model.hub_id, model.revision
-    )
-    return loaded.facts, getattr(text_config(loaded.model), "intermediate_size", None) or 4 * loaded.facts[
-        "hidden_size"
-    ]
 
 
 class Cases:

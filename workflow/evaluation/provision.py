@@ -11,7 +11,6 @@ import psutil
 import torch
 
 import djinn
-from djinn.model.load import load_model, text_config
 from evaluation.prompts import load_prompts
 from evaluation.servers import budget_for, server_for
 
@@ -66,18 +65,8 @@ def _speed(target: torch.Tensor, source: torch.Tensor) -> float:
 
 def first_server(settings: Any) -> dict[str, Any]:
     """Seconds to start and to the first pause; left: its process is gone (None for a server that is not ours)."""
-    loaded = load_model(**vars(settings.model), device=settings.device)
-    facts, intermediate = (
-        loaded.facts,
-        getattr(text_config(loaded.model), "intermediate_size", None) or 4 * loaded.facts["hidden_size"],
-    )
-    del loaded
-    if settings.device != "cpu":
-        torch.cuda.empty_cache()
     prompt = load_prompts(settings.model, 1, PROMPT_TOKENS)[0]
-    with server_for(
-        settings, PROMPT_TOKENS, budget_for(facts, intermediate, 1, PROMPT_TOKENS, PROMPT_TOKENS)
-    ) as server:
+    with server_for(settings, PROMPT_TOKENS, budget_for(settings.weights, 1, PROMPT_TOKENS, PROMPT_TOKENS)) as server:
         with djinn.connect(server.endpoint) as client:
             began = time.monotonic()
             session = client.open()

@@ -77,12 +77,12 @@ def reserved_tokens(tokens: int) -> int:
     return -(-tokens // GROWTH) * GROWTH
 
 
-def budget_for(facts: dict[str, Any], intermediate_size: int, sessions: int, tokens: int, max_tokens: int) -> int:
+def budget_for(facts: dict[str, Any], sessions: int, tokens: int, max_tokens: int) -> int:
     """A device budget (bytes) whose arena holds `sessions` paused in a prefill of `tokens`, and not one more.
 
     max_tokens: what `server_for` is told, which sizes the workspace.
     """
     shape = shape_of(facts)
-    workspace = workspace_bytes(shape, intermediate_size, facts["vocab_size"], max_tokens + MARGIN_TOKENS)
+    workspace = workspace_bytes(shape, facts["intermediate_size"], facts["vocab_size"], max_tokens + MARGIN_TOKENS)
     one = shape.kv_bytes(reserved_tokens(tokens)) + shape.hidden_bytes(tokens)
     return facts["bytes"] + workspace + sessions * one + one // 4

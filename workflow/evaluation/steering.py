@@ -22,7 +22,7 @@ Progress = Callable[[str], None]
 def measure(settings: Any, progress: Progress) -> dict[str, Any]:
     import torch
 
-    from djinn.model.load import load_model, text_config
+    from djinn.model.load import load_model
 
     wanted, model = settings.activation_steering, settings.model
     if not wanted.enabled:
@@ -30,15 +30,12 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
     torch.set_num_threads(settings.threads)
     length = settings.resume.prompt_tokens
     prompts = load_prompts(model, PROMPTS, length)
-    loaded = load_model(
-        model.name, model.source, model.dtype, settings.device, model.seed, model.path, model.hub_id, model.revision
-    )
-    intermediate = getattr(text_config(loaded.model), "intermediate_size", None) or 4 * loaded.facts["hidden_size"]
+    loaded = load_model(**vars(model), device=settings.device)
     hooked = Hooked(loaded.model, wanted.steering_layer, wanted.modification_factor)
     layer, factor = wanted.steering_layer, wanted.modification_factor
     changed, kl, control, differences, edited_ms, plain_ms = [], [], [], [], [], []
     with (
-        server_for(settings, length, budget_for(loaded.facts, intermediate, 2, length, length)) as server,
+        server_for(settings, length, budget_for(settings.weights, 2, length, length)) as server,
         djinn.connect(server.endpoint) as client,
     ):
         for number, prompt in enumerate(prompts, 1):

@@ -27,6 +27,7 @@ progress = log_to(args.log)
 settings = read_part(args.settings)
 whole = of_this_run()
 settings.server = whole.server
+settings.weights = json.loads(args.weights.read_text())
 if args.measurement.startswith("manual_"):
     measure = partial(import_module("evaluation.manual_offload").measure, mode=args.measurement.removeprefix("manual_"))
 else:
@@ -38,7 +39,7 @@ write_raw(
     measure(settings, progress),
     stopwatch=stopwatch,
     campaign=json.loads(args.campaign.read_text()),
-    weights=json.loads(args.weights.read_text()),
+    weights=settings.weights,
     settings=json.loads(args.settings),
     config_digest=digest(whole),
 )
