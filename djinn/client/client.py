@@ -179,7 +179,7 @@ class Client:
         self.connection = Connection(endpoint, timeout)
         try:
             self.server: m.Welcome = self.connection.ask(m.Hello()).result(min(timeout, 10.0))
-        except BaseException:
+        except BaseException:  # no server there, or Ctrl-C: nobody holds this client who could close it
             self.connection.close()
             raise
 

@@ -21,9 +21,7 @@ SOURCES = ("wheel", "hub", "path", "random")
 class LoadedModel:
     model: PreTrainedModel
     tokenizer: Any  # None for random weights: they have no words
-    facts: dict[
-        str, Any
-    ]  # name, source, dtype, sha256, parameters, bytes, layers, …: what every result says of its weights
+    facts: dict[str, Any]  # name, source, sha256, dtype, bytes, layers, …: what every result says of its weights
 
 
 def torch_device(device: str) -> torch.device:
