@@ -1,0 +1,1 @@
+"""Paired timings: each prints a table. `python -m benchmarks.pausing --help`."""

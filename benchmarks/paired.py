@@ -1,0 +1,66 @@
+"""Time several ways of doing a thing in turn (A B C A B C …), and compare them round by round.
+
+A machine that slows down for a while slows all of one round, so the ratio inside a round says more than two medians
+taken one after the other. Reported: medians with quartiles, and the median of the ratios with its 95 % bounds (the
+order statistics of a sign test, which assume nothing about the noise).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+Times = dict[str, list[float]]  # name -> seconds, one for each round
+
+
+@dataclass(frozen=True)
+class Ratio:
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f} ({self.low:.3f}–{self.high:.3f})"
+
+
+def in_turn(cases: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2) -> Times:
+    """Run every case once a round. A case that returns a float says its own seconds (a difference of stamps)."""
+    times: Times = {name: [] for name in cases}
+    for number in range(-warm_up, rounds):
+        print(f"\rround {max(number + 1, 0)}/{rounds}", end="", file=sys.stderr, flush=True)
+        for name, case in cases.items():
+            began = time.perf_counter()
+            own = case()
+            took = time.perf_counter() - began
+            if number >= 0:
+                times[name].append(own if isinstance(own, float) else took)
+    print(file=sys.stderr)
+    return times
+
+
+def ratio(times: Times, this: str, to: str) -> Ratio:
+    """How many times as long `this` takes as `to`, round by round."""
+    ratios = sorted(a / b for a, b in zip(times[this], times[to], strict=True))
+    n = len(ratios)
+    margin = math.ceil(0.98 * math.sqrt(n))  # half the width, in ranks, of a 95 % interval of a median
+    middle = n // 2
+    return Ratio(statistics.median(ratios), ratios[max(0, middle - margin)], ratios[min(n - 1, middle + margin)])
+
+
+def print_times(times: Times) -> None:
+    width = max(map(len, times))
+    print(f"{'':{width}}  {'median':>10}  {'quartiles':>21}   n")
+    for name, seconds in times.items():
+        low, _, high = statistics.quantiles(seconds, n=4)
+        span = f"{low * 1e3:.2f}–{high * 1e3:.2f} ms"
+        print(f"{name:{width}}  {statistics.median(seconds) * 1e3:7.2f} ms  {span:>21}  {len(seconds):>2}")
+
+
+def print_ratio(times: Times, this: str, to: str, promised: float | None = None) -> None:
+    found = ratio(times, this, to)
+    says = "" if promised is None else f"   promised ≤ {promised:g}: {'held' if found.median <= promised else 'NOT held'}"
+    print(f"{this} / {to} = {found}{says}")
