@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from djinn.errors import BadRequest
+
 
 class Edit(msgspec.Struct, frozen=True, tag_field="edit", forbid_unknown_fields=True):
     """Base of all edits."""
@@ -24,7 +26,10 @@ class Scale(Edit, frozen=True, tag="scale"):
 
 
 def _numbers(vector: Any) -> tuple[float, ...]:
-    return tuple(float(x) for x in vector)
+    try:
+        return tuple(float(x) for x in vector)
+    except (TypeError, ValueError) as error:
+        raise BadRequest(f"an edit's vector is a sequence of hidden_size numbers: {error}") from error
 
 
 class _WithVector(Edit, frozen=True):

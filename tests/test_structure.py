@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PURE = {"errors", "sizes", "states", "edits", "policy", "lifeline"}
 # part -> the parts of djinn that it may import
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "sizes": {"errors"},
     "states": {"errors"},
-    "edits": set(),
+    "edits": {"errors"},
+    "sampling": set(),
     "policy": set(),
     "lifeline": set(),
     "tiers": {"errors"},
@@ -25,15 +25,16 @@ ARROWS: dict[str, set[str]] = {
     "transfers": {"errors", "layout", "residence", "states", "tiers"},
     "pager": {"errors", "layout", "policy", "residence", "sizes", "states", "tiers", "transfers"},
     "model": {"errors", "sizes"},
-    "engine": {"edits", "errors", "layout", "model", "pager", "residence", "states"},
-    "wire": {"edits", "errors"},
-    "client": {"edits", "errors", "wire"},
-    "launch": {"errors"},
+    "engine": {"edits", "errors", "layout", "model", "pager", "residence", "sampling", "states"},
+    "wire": {"edits", "errors", "sampling"},
+    "client": {"edits", "errors", "sampling", "wire"},
+    "launch": {"errors", "sizes"},
     "server": {"engine", "errors", "launch", "lifeline", "model", "pager", "sizes", "states", "tiers", "wire", ""},
     "cli": {"client", "errors", "server", "sizes"},
-    "": {"client", "edits", "launch"},
+    "": {"client", "edits", "launch", "sampling"},
 }
 LIBRARIES = {
+    "transformers": {"model", "engine"},
     "torch": {"tiers", "layout", "model", "engine", "server"},
     "mlflow": set(),
     "matplotlib": set(),
@@ -88,6 +89,6 @@ def test_the_client_needs_no_torch():
 def test_public_names():
     import djinn
 
-    promised = {"serve", "connect", "Scale", "Add", "Set", "Ablate", "ProjectOut"}
+    promised = {"serve", "connect", "as_completed", "Sampling", "Scale", "Add", "Set", "Ablate", "ProjectOut"}
     assert promised <= set(djinn.__all__)
     assert all(hasattr(djinn, name) for name in djinn.__all__)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import torch
 
 from djinn.edits import Ablate, Add, AnyEdit, ProjectOut, Scale, Set
@@ -18,9 +21,22 @@ def check(edit: AnyEdit, tokens: int, hidden_size: int) -> None:
         raise BadRequest(f"the edit's vector has {len(vector)} numbers, the hidden size is {hidden_size}")
     if isinstance(edit, ProjectOut) and not any(vector):
         raise BadRequest("a direction of zero length cannot be projected out")
-    numbers = torch.tensor([edit.factor] if isinstance(edit, Scale) else vector or [0.0])
-    if not torch.isfinite(numbers).all():
+    numbers = [edit.factor] if isinstance(edit, Scale) else vector or ()
+    if not all(map(math.isfinite, numbers)):
         raise BadRequest("an edit's numbers must be finite, not NaN or infinite")
+
+
+def edited(hidden: torch.Tensor, edits: Iterable[AnyEdit]) -> torch.Tensor:
+    """`hidden` with every edit applied in turn, as a new state. Raises BadRequest where a number leaves its dtype's range."""
+    for edit in edits:
+        hidden = apply(edit, hidden)
+    if not torch.isfinite(hidden).all():
+        name = str(hidden.dtype).removeprefix("torch.")
+        raise BadRequest(
+            f"the activation would hold NaN or infinite numbers: {name}, the model's dtype, ends at "
+            f"{torch.finfo(hidden.dtype).max:.3g}. Give smaller numbers"
+        )
+    return hidden
 
 
 def apply(edit: AnyEdit, hidden: torch.Tensor) -> torch.Tensor:
@@ -31,9 +47,9 @@ def apply(edit: AnyEdit, hidden: torch.Tensor) -> torch.Tensor:
         case Scale(factor=factor):
             rows = rows * factor
         case Add(vector=vector):
-            rows = rows + torch.tensor(vector, dtype=hidden.dtype, device=hidden.device)
+            rows = rows + _vector(vector, hidden)
         case Set(vector=vector):
-            rows = torch.tensor(vector, dtype=hidden.dtype, device=hidden.device).expand_as(rows)
+            rows = _vector(vector, hidden).expand_as(rows)
         case Ablate():
             rows = torch.zeros_like(rows)
         case ProjectOut(vector=vector):
@@ -43,3 +59,8 @@ def apply(edit: AnyEdit, hidden: torch.Tensor) -> torch.Tensor:
             rows = (wide - (wide @ direction)[..., None] * direction).to(hidden.dtype)
     out[:, at] = rows
     return out
+
+
+def _vector(vector: Iterable[float], like: torch.Tensor) -> torch.Tensor:
+    """By way of float64: torch refuses to make a float16 out of a number beyond its range, converting gives infinity."""
+    return torch.tensor(vector, dtype=torch.float64).to(like)

@@ -1,22 +1,35 @@
 """Carry out one request on the compute thread: passes, sampling, pauses and checkpoints.
 
-The session has all the memory it needs when this starts. Greedy sampling, one row: a session's bits cannot depend on
-its neighbours. Copies made here: a pause or checkpoint copies one hidden state into its reserved place.
+The session has all the memory it needs when this starts. One row: a session's bits cannot depend on its neighbours.
+Copies made here: a pause or checkpoint copies one hidden state into its reserved place.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 
 from djinn.engine.clock import Clock
-from djinn.engine.edit import apply
-from djinn.engine.session import Checkpoint, Outcome, Paused, Session, Work
+from djinn.engine.edit import edited
+from djinn.engine.sampler import Sampler
+from djinn.engine.session import Checkpoint, Outcome, Paused, Work
 from djinn.errors import IllegalMove
 from djinn.layout import Layout
 from djinn.model.executor import Executor, Finished, Stopped
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass of the model over `ids`, or what is left of it above layer `start`."""
+
+    ids: tuple[int, ...]
+    past: int  # tokens before it
+    start: int = 0
+    hidden: torch.Tensor | None = None  # (1, len(ids), hidden_size), after layer `start`
 
 
 class Runner:
@@ -24,141 +37,158 @@ class Runner:
         self.executor, self.layout, self.device = executor, layout, device
         self.clock = Clock(device)
 
-    def run(self, work: Work) -> Paused | Outcome:
+    def prepare(self, work: Work) -> list[Pass]:
+        """The passes whose input the request gives, edits applied. Changes nothing, whatever it raises.
+
+        Raises BadRequest where an activation or an edit leaves the range of the model's dtype.
+        """
+        past, passes, source = work.past(), [], work.resume_from
+        if source is not None:
+            kept = self.layout.hidden(work.session.residence, source.name)
+            hidden = kept if work.activation is None else work.activation.to(self.device, kept.dtype)
+            if work.activation is not None or work.edits:
+                hidden = edited(hidden, work.edits)
+            passes.append(Pass(source.ids, source.past, source.layer, hidden))
+            past += len(source.ids)
+        if work.fed():
+            passes.append(Pass(work.fed(), past))
+        return passes
+
+    def run(self, work: Work, given: list[Pass]) -> Paused | Outcome:
         """Runs until the pause, the last token or a stop token. Leaves the session's lengths and kept states true."""
         session = work.session
         session.cache.bind(self.layout.slabs(session.residence))
         try:
-            return self._run(session, work)
+            return _Run(self, work).carry_out(given)
         finally:
             session.cache.unbind()
             session.residence.lengths = session.cache.lengths
 
-    def _run(self, session: Session, work: Work) -> Paused | Outcome:
-        tokens: list[int] = []
-        kept_logits: list[torch.Tensor] = []
-        checkpoints: dict[int, str] = {}
-        stamps = {"accepted": work.accepted_ns, **session.residence.stamps}
-        self.clock.start()
-        first_layer = None
-        logits: torch.Tensor | None = None
 
-        ids, past, start, hidden = self._begin(session, work)
-        if not ids:
-            logits = session.last_logits
-        while True:
-            if ids:
-                if past or start == 0:
-                    session.residence.resident.wait()  # a pass over a past needs all of the past
-                here = work.break_token is None or work.break_token == len(tokens)
+class _Run:
+    """One request under way."""
 
-                def on_first() -> None:
-                    nonlocal first_layer
-                    if first_layer is None and "logits" not in stamps:  # of the first pass alone
-                        first_layer = self.clock.mark()
+    def __init__(self, runner: Runner, work: Work) -> None:
+        self.runner, self.work, self.session = runner, work, work.session
+        self.tokens: list[int] = []
+        self.all_logits: list[torch.Tensor] = []
+        self.stamps = {"accepted": work.accepted_ns, **work.session.residence.stamps}
+        self.first_layer: Callable[[], int] | None = None
 
-                taps = {}
-                if work.checkpoint_at and not tokens:
-                    taps = {
-                        layer: partial(self._checkpoint, session, work, ids, past, checkpoints, layer)
-                        for layer in work.checkpoint_at
-                    }
-                result = self.executor.run(
-                    session.cache,
-                    torch.tensor([ids], device=self.device),
-                    past,
-                    start=start,
-                    hidden=hidden,
-                    stop=work.break_at if here else None,
-                    taps=taps,
-                    all_logits=work.logits == "all",
-                    on_first=on_first,
-                )
-                if isinstance(result, Stopped):
-                    return self._pause(session, work, result, ids, past, tokens, stamps, first_layer)
-                logits = self._to_host(result, kept_logits, work)
-                if "logits" not in stamps:
-                    stamps["logits"] = time.monotonic_ns()
-                session.length, session.pause, session.unfed = past + len(ids), None, []
-                session.last_logits = logits
-            if len(tokens) == work.max_new_tokens or (tokens and tokens[-1] in work.stop_tokens):
-                break
-            if work.cancelled:
-                raise IllegalMove("the session was cancelled")
-            tokens.append(int(logits.argmax()))
-            session.unfed = [tokens[-1]]
-            ended = tokens[-1] in work.stop_tokens or len(tokens) == work.max_new_tokens
-            if ended and not (work.break_at and work.break_token == len(tokens)):
-                break
-            ids, past, start, hidden = tuple(session.unfed), session.length, 0, None
-
-        session.residence.resident.wait()
-        stamps["resident"] = session.residence.stamps.get("resident", stamps.get("ready", work.accepted_ns))
-        stamps["first_layer"] = first_layer() if first_layer else stamps.get("logits", work.accepted_ns)
-        stamps["done"] = time.monotonic_ns()
-        every = torch.cat(kept_logits) if work.logits == "all" else logits
-        return Outcome(tokens, None if work.logits == "none" else every, checkpoints, stamps)
-
-    def _begin(self, session: Session, work: Work) -> tuple[tuple[int, ...], int, int, torch.Tensor | None]:
-        """Input, past, layers done and hidden state of the first pass."""
-        source = work.resume_from
-        if source is None:
-            return tuple(session.unfed) + work.ids if work.ids else tuple(session.unfed), session.length, 0, None
+    def carry_out(self, given: list[Pass]) -> Paused | Outcome:
+        work, session = self.work, self.session
         if work.rewind:
-            session.residence.resident.wait()
-            for index, layer in enumerate(session.cache.layers):
-                layer.length = source.past + (len(source.ids) if index < source.layer else 0)
-            session.length, session.unfed = source.past, []
-        hidden = self.layout.hidden(session.residence, source.name)
-        if work.activation is not None:
-            hidden = work.activation.to(device=self.device, dtype=hidden.dtype)
-        for edit in work.edits:
-            hidden = apply(edit, hidden)
-        return source.ids, source.past, source.layer, hidden
+            self._rewind(given[0])
+        if work.sampling is not None:
+            session.sampler = Sampler(work.sampling)
+        self.runner.clock.start()
+        for number, one in enumerate(given):
+            last = number == len(given) - 1
+            stopped = self._forward(one, stop=last and work.break_token is None, tapped=number == 0)
+            if stopped:
+                return self._pause(one, stopped)
+        while len(self.tokens) < work.max_new_tokens:
+            self._choose()
+            ended = len(self.tokens) == work.max_new_tokens or self.tokens[-1] in work.stop_tokens
+            stop = work.break_token == len(self.tokens)
+            if ended and not stop:
+                break
+            one = Pass(tuple(session.unfed), session.length)
+            stopped = self._forward(one, stop)
+            if stopped:
+                return self._pause(one, stopped)
+        return self._outcome()
 
-    def _checkpoint(
-        self,
-        session: Session,
-        work: Work,
-        ids: tuple[int, ...],
-        past: int,
-        made: dict[int, str],
-        layer: int,
-        hidden: torch.Tensor,
-    ) -> None:
-        name = next(n for n in work.keeps if n.startswith(f"checkpoint@{layer}-"))
-        self._keep(session, name, hidden)
-        session.checkpoints[name] = Checkpoint(name, layer, ids, past)
-        made[layer] = name
+    def _rewind(self, first: Pass) -> None:
+        """Take the session back to where its checkpoint was; an edit there overtakes the checkpoints above it."""
+        work, session = self.work, self.session
+        source = work.resume_from
+        session.residence.resident.wait()
+        for index, layer in enumerate(session.cache.layers):
+            layer.length = source.past + (len(source.ids) if index < source.layer else 0)
+        session.length, session.unfed, session.pause = source.past, [], None
+        session.sampler = source.sampler.copy()
+        kept = self.runner.layout.hidden(session.residence, source.name)
+        if (work.edits or work.activation is not None) and not torch.equal(first.hidden, kept):
+            above = [c.name for c in session.checkpoints.values() if c.layer > source.layer]
+            for name in above:  # the layers between are about to be written anew: their KV is no longer theirs
+                del session.checkpoints[name]
 
-    def _pause(
-        self,
-        session: Session,
-        work: Work,
-        result: Stopped,
-        ids: tuple[int, ...],
-        past: int,
-        tokens: list[int],
-        stamps: dict[str, int],
-        first_layer,
-    ) -> Paused:
-        self._keep(session, work.pause_name, result.hidden)
-        if self.device.type == "cuda":
+    def _forward(self, one: Pass, stop: bool, tapped: bool = False) -> Stopped | None:
+        """One pass; None when it ran to the end, and then the session holds its tokens and logits."""
+        work, session = self.work, self.session
+        if work.cancelled:
+            raise IllegalMove("the session was cancelled")
+        if one.past or one.start == 0:
+            session.residence.resident.wait()  # a pass over a past needs all of the past
+        result = self.runner.executor.run(
+            session.cache,
+            torch.tensor([one.ids], device=self.runner.device),
+            one.past,
+            start=one.start,
+            hidden=one.hidden,
+            stop=work.break_at if stop else None,
+            taps={layer: partial(self._checkpoint, one, layer) for layer in work.checkpoint_at} if tapped else {},
+            all_logits=work.logits == "all",
+            on_first=self._mark_first,
+        )
+        if isinstance(result, Stopped):
+            return result
+        session.last_logits = self._to_host(result)
+        self.stamps.setdefault("logits", time.monotonic_ns())
+        session.length, session.pause, session.unfed = one.past + len(one.ids), None, []
+        return None
+
+    def _choose(self) -> None:
+        token = self.session.sampler.choose(self.session.last_logits)
+        self.tokens.append(token)
+        self.session.unfed = [token]
+        if self.work.on_token:
+            self.work.on_token(len(self.tokens) - 1, token)
+
+    def _mark_first(self) -> None:
+        if self.first_layer is None:  # of the first pass alone
+            self.first_layer = self.runner.clock.mark()
+
+    def _checkpoint(self, one: Pass, layer: int, hidden: torch.Tensor) -> None:
+        name = self.work.checkpoint_names[layer]
+        self._keep(name, hidden)
+        self.session.checkpoints[name] = Checkpoint(name, layer, one.ids, one.past, self.session.sampler.copy())
+
+    def _pause(self, one: Pass, stopped: Stopped) -> Paused:
+        work, session = self.work, self.session
+        self._keep(work.pause_name, stopped.hidden)
+        if self.runner.device.type == "cuda":
             torch.cuda.current_stream().synchronize()  # a paused session's bytes may be copied by others from now on
-        session.pause = Checkpoint(work.pause_name, result.layer, ids, past)
-        session.residence.hidden_suffices = past == 0
-        if first_layer:
-            stamps["first_layer"] = first_layer()
+        session.pause = Checkpoint(work.pause_name, stopped.layer, one.ids, one.past)
+        session.residence.hidden_suffices = one.past == 0
+        if self.first_layer:
+            self.stamps["first_layer"] = self.first_layer()
+        self.stamps["done"] = time.monotonic_ns()
+        return Paused(work.pause_name, stopped.layer, len(one.ids), self.tokens, self.stamps)
+
+    def _outcome(self) -> Outcome:
+        session, stamps = self.session, self.stamps
+        session.residence.hidden_suffices = False
+        session.residence.resident.wait()
+        stamps["resident"] = session.residence.stamps.get("resident", stamps.get("ready", stamps["accepted"]))
+        stamps["first_layer"] = self.first_layer() if self.first_layer else stamps["accepted"]
+        stamps.setdefault("logits", stamps["accepted"])  # no pass ran: they were there
         stamps["done"] = time.monotonic_ns()
-        return Paused(work.pause_name, result.layer, len(ids), tokens, stamps)
+        logits: torch.Tensor | None = session.last_logits
+        if self.work.logits == "all":
+            logits = torch.cat(self.all_logits) if self.all_logits else logits.new_empty((0, len(logits)))
+        elif self.work.logits == "none":
+            logits = None
+        return Outcome(self.tokens, logits, dict(self.work.checkpoint_names), stamps)
 
-    def _keep(self, session: Session, name: str, hidden: torch.Tensor) -> None:
-        self.layout.hidden(session.residence, name).copy_(hidden)
-        session.residence.kept[name].filled = True
+    def _keep(self, name: str, hidden: torch.Tensor) -> None:
+        self.runner.layout.hidden(self.session.residence, name).copy_(hidden)
+        self.session.residence.kept[name].filled = True
 
-    def _to_host(self, result: Finished, kept: list[torch.Tensor], work: Work) -> torch.Tensor:
+    def _to_host(self, result: Finished) -> torch.Tensor:
         """The last position's logits, float32 on the host; all of them are kept aside when asked for."""
         logits = result.logits[0].float().cpu()
-        if work.logits == "all":
-            kept.append(logits)
+        if self.work.logits == "all":
+            self.all_logits.append(logits)
         return logits[-1]

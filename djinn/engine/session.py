@@ -9,8 +9,11 @@ from typing import Literal
 import torch
 
 from djinn.edits import AnyEdit
+from djinn.engine.sampler import Sampler
+from djinn.errors import DjinnError
 from djinn.model.slabs import SlabCache
 from djinn.residence import Residence
+from djinn.sampling import Sampling
 from djinn.states import Machine
 
 Logits = Literal["last", "all", "none"]
@@ -24,6 +27,7 @@ class Checkpoint:
     layer: int
     ids: tuple[int, ...]  # the pass's input
     past: int  # tokens before the pass
+    sampler: Sampler | None = None  # as it stood there, for a rewind; a pause goes on with the session's own
 
 
 @dataclass
@@ -36,6 +40,7 @@ class Session:
     last_logits: torch.Tensor | None = None  # (vocabulary,) float32 on the host
     pause: Checkpoint | None = None
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+    sampler: Sampler = field(default_factory=Sampler)
     serial: int = 0  # makes names of kept states unique
 
     @property
@@ -46,6 +51,10 @@ class Session:
         self.serial += 1
         return f"{what}-{self.serial}"
 
+    def kept(self) -> set[str]:
+        """Names of the hidden states that can still be gone on from."""
+        return {*self.checkpoints} | ({self.pause.name} if self.pause else set())
+
 
 @dataclass
 class Work:
@@ -54,20 +63,35 @@ class Work:
     session: Session
     ids: tuple[int, ...]  # new input tokens; () goes on with what is there
     accepted_ns: int
-    reply: Callable[[Paused | Outcome | Exception], None]
+    reply: Callable[[Paused | Outcome | DjinnError], None]
     resume_from: Checkpoint | None = None  # a pause, or a checkpoint to rewind to
     rewind: bool = False
     max_new_tokens: int = 0
     break_at: int | None = None
-    break_token: int | None = None  # the pass whose input is this new token; None: the pass at hand
+    break_token: int | None = None  # the pass whose input is this new token; None: the last whose input is given
     checkpoint_at: tuple[int, ...] = ()
     edits: tuple[AnyEdit, ...] = ()
     activation: torch.Tensor | None = None  # (1, rows, hidden_size), replaces the kept state before the edits
     logits: Logits = "last"
     stop_tokens: frozenset[int] = frozenset()
+    sampling: Sampling | None = None  # None: the session's own goes on
+    on_token: Callable[[int, int], None] | None = None  # called with (index, token) as each is chosen
     keeps: dict[str, int] = field(default_factory=dict)  # reserved: name -> rows
     pause_name: str | None = None
+    checkpoint_names: dict[int, str] = field(default_factory=dict)  # layer -> name
     cancelled: bool = False
+
+    def fed(self) -> tuple[int, ...]:
+        """Input that the request gives beside the pass it resumes: tokens chosen but not yet fed, then the new ones."""
+        return self.ids if self.resume_from else (*self.session.unfed, *self.ids)
+
+    def past(self) -> int:
+        """Tokens that every layer holds when the request begins."""
+        return self.resume_from.past if self.resume_from else self.session.length
+
+    def rows(self) -> int:
+        """Tokens of the passes whose input is given."""
+        return len(self.fed()) + (len(self.resume_from.ids) if self.resume_from else 0)
 
 
 @dataclass(frozen=True)
@@ -89,3 +113,6 @@ class Outcome:
     logits: torch.Tensor | None
     checkpoints: dict[int, str]  # layer -> name
     stamps: dict[str, int]
+
+
+Result = Paused | Outcome | DjinnError

@@ -12,7 +12,8 @@ from djinn.engine.engine import Engine
 from djinn.engine.runner import Runner
 from djinn.errors import BudgetTooSmall
 from djinn.model.executor import Executor
-from djinn.model.load import load_model
+from djinn.model.load import load_model, torch_device
+from djinn.model.probe import probe
 from djinn.pager import Pager
 from djinn.server.plan import make_plan, workspace_bytes
 from djinn.server.service import Service, welcome
@@ -33,9 +34,13 @@ def build_service(
     # cuDNN's attention does not repeat its own bits: of 16 runs of 17 decode steps on an H100 (torch 2.11, Llama-2-13B
     # shape, bf16, 1,600 tokens) 10 differed from the first with it, none with flash attention.
     torch.backends.cuda.enable_cudnn_sdp(False)
-    place = torch.device(device)
+    place = torch_device(device)
     loaded = load_model(args.model, args.weights, args.dtype, device, args.seed, args.path, args.hub_id, args.revision)
     facts = loaded.facts
+    log.info("loaded %s from %s, %s", facts["name"], facts["source"], format_bytes(facts["bytes"]))
+    executor = Executor(loaded.model)
+    probe(executor)
+    log.info("probe: %d layers agree with the plain forward", executor.depth)
     shape = KVShape(facts["layers"], facts["kv_heads"], facts["head_dim"], facts["hidden_size"], facts["dtype"])
     max_tokens = min(args.max_tokens, facts["max_tokens"] or args.max_tokens)
     plan = make_plan(
@@ -46,11 +51,10 @@ def build_service(
         host_budget,
     )
     _check_card(place, plan.arena_bytes)
-    log.info("loaded %s from %s, %s", facts["name"], facts["source"], format_bytes(facts["bytes"]))
     arena = Pool(plan.arena_bytes, place)
     host = Pool(host_budget, torch.device("cpu"), pinned=place.type == "cuda")
     pager = Pager(shape, arena, host, Copier(place))
-    engine = Engine(Runner(Executor(loaded.model), pager.layout, place), pager, facts["vocab_size"], max_tokens)
+    engine = Engine(Runner(executor, pager.layout, place), pager, facts["vocab_size"], max_tokens)
     hello = welcome(facts, str(place), plan.numbers(), max_tokens)
     service = Service(engine, hello, f"tcp://{args.host}:{args.port or '*'}")
 

@@ -10,8 +10,8 @@ import logging
 import signal
 import sys
 
-from djinn.errors import BadRequest, DjinnError, NoDevice
-from djinn.launch import READY
+from djinn.errors import BadRequest, DjinnError, NotYet
+from djinn.launch import READY, last_words
 from djinn.lifeline import die_with_parent
 from djinn.sizes import parse_bytes
 
@@ -41,6 +41,8 @@ def parser() -> argparse.ArgumentParser:
         help="weights + workspace + arena, such as 80GB (default: 90%% of the card, 2GB on a CPU)",
     )
     p.add_argument("--host-budget", default="2GB", help="host pool for evicted sessions (default: %(default)s)")
+    p.add_argument("--disk-budget", help="size of the disk tier behind the host pool (not built yet)")
+    p.add_argument("--state-dir", help="folder of the disk tier (not built yet)")
     p.add_argument(
         "--max-tokens", type=int, default=4096, help="longest session (default: %(default)s, or the model's limit)"
     )
@@ -58,8 +60,6 @@ def choose_device(args: argparse.Namespace) -> str:
         args.device = f"cuda:{args.gpu}"
     if args.device is None:
         return "cuda:0" if torch.cuda.is_available() else "cpu"
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
-        raise NoDevice(f"{args.device}: no CUDA device on this machine; start with --device cpu")
     return args.device
 
 
@@ -68,6 +68,9 @@ def run(args: argparse.Namespace) -> None:
         raise BadRequest(
             f"--host {args.host}: this server has no keys yet and listens on loopback only; reach it through a tunnel"
         )
+    for option in ("disk_budget", "state_dir"):
+        if getattr(args, option) is not None:
+            raise NotYet(f"{option} is for the disk tier, which is not built yet: leave it out")
     from djinn.server.build import build_service
 
     device = choose_device(args)
@@ -91,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run(args)
     except DjinnError as error:
-        print(f"djinn: {error}", file=sys.stderr)
+        print(last_words(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -9,12 +9,21 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from djinn.errors import ProtocolError
+from djinn.errors import BadRequest, ProtocolError
 from djinn.wire.messages import AnyReply, AnyRequest, Envelope, TensorSpec
 
 MAX_TENSORS = 2
 MAX_TENSOR_BYTES = 1 << 30
-_encoder = msgspec.msgpack.Encoder()
+
+
+def _plain(value: Any) -> Any:
+    """numpy's numbers and arrays as Python's."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"a {type(value).__name__} cannot be sent")
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
 _envelope = msgspec.msgpack.Decoder(Envelope)
 _bodies = {"request": msgspec.msgpack.Decoder(AnyRequest), "reply": msgspec.msgpack.Decoder(AnyReply)}
 
@@ -25,6 +34,14 @@ def pack(number: int, body: AnyRequest | AnyReply, tensors: Sequence[np.ndarray]
     specs = tuple(TensorSpec(str(a.dtype), a.shape) for a in arrays)
     header = _encoder.encode(Envelope(number, msgspec.Raw(_encoder.encode(body)), specs))
     return [header, *(a.reshape(-1).view(np.uint8).data if a.size else b"" for a in arrays)]
+
+
+def check_request(body: AnyRequest) -> None:
+    """Raise BadRequest, naming the argument, where the server would not take `body` for a request."""
+    try:
+        _bodies["request"].decode(_encoder.encode(body))
+    except (msgspec.ValidationError, TypeError, OverflowError) as error:
+        raise BadRequest(f"an argument has the wrong type: {error}") from error
 
 
 def unpack(frames: Sequence[Any], kind: str) -> tuple[int, Any, list[np.ndarray]]:

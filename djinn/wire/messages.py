@@ -7,8 +7,9 @@ from typing import Literal
 import msgspec
 
 from djinn.edits import AnyEdit
+from djinn.sampling import Sampling
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 class _Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", forbid_unknown_fields=True):
@@ -37,6 +38,8 @@ class _Computes(_OfSession):
     break_token: int | None = None
     logits: Literal["last", "all", "none"] = "last"
     stop_tokens: tuple[int, ...] = ()
+    sampling: Sampling | None = None  # None: the session's own goes on
+    stream: bool = False  # a TokenReply for each token, before the reply
 
 
 class Prefill(_Computes, tag="prefill"):
@@ -52,12 +55,18 @@ class Generate(_Computes, tag="generate"):
 class Resume(_Computes, tag="resume"):
     """No frame, or one: the activation that replaces the kept one, float32 `(1, rows, hidden)`."""
 
-    pause: str | None = None  # the pause that the client means; None: whichever the session stands at
+    pause: str | None = None  # the pause that the client means; None: wherever the session stands
     checkpoint: str | None = None  # rewind to it instead
     edits: tuple[AnyEdit, ...] = ()
 
 
 class FetchActivation(_OfSession, tag="activation"):
+    name: str
+
+
+class Discard(_OfSession, tag="discard"):
+    """Of a checkpoint."""
+
     name: str
 
 
@@ -77,7 +86,9 @@ class Describe(_OfSession, tag="describe"):
     pass
 
 
-AnyRequest = Hello | Stats | Open | Prefill | Generate | Resume | FetchActivation | Park | Cancel | Close | Describe
+AnyRequest = (
+    Hello | Stats | Open | Prefill | Generate | Resume | FetchActivation | Discard | Park | Cancel | Close | Describe
+)
 
 
 class _Reply(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", forbid_unknown_fields=True):
@@ -104,6 +115,13 @@ class StatsReply(_Reply, tag="stats"):
 
 class Opened(_Reply, tag="opened"):
     session: str
+
+
+class TokenReply(_Reply, tag="token"):
+    """One token of a request that streams, under its number. May be missing: the last reply holds them all."""
+
+    index: int  # within the tokens of the request
+    token: int
 
 
 class PausedReply(_Reply, tag="paused"):
@@ -140,7 +158,18 @@ class Failure(_Reply, tag="failure"):
     message: str
 
 
-AnyReply = Welcome | StatsReply | Opened | PausedReply | OutcomeReply | ActivationReply | Described | Done | Failure
+AnyReply = (
+    Welcome
+    | StatsReply
+    | Opened
+    | TokenReply
+    | PausedReply
+    | OutcomeReply
+    | ActivationReply
+    | Described
+    | Done
+    | Failure
+)
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

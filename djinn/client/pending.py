@@ -1,0 +1,88 @@
+"""Requests under way: wait for one, for whichever is done first, or read its tokens as they are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from djinn.client.connection import Connection, Reply, wait_for_any
+
+T = TypeVar("T")
+Make = Callable[[Any, list[np.ndarray]], T]
+
+
+class Pending(Generic[T]):
+    """A request under way, from a call with `wait=False`. Replies to others that come meanwhile are kept for them."""
+
+    def __init__(self, connection: Connection, number: int, called_ns: int, make: Make[T]) -> None:
+        self.connection, self._number, self._called_ns, self._make = connection, number, called_ns, make
+        self._reply: Reply | None = None
+        self._made: T | None = None
+
+    def done(self) -> bool:
+        """Whether the reply is here. Does not wait. Raises ServerGone when the server died."""
+        if self._reply is None:
+            self._reply = self.connection.take(self._number)
+            if self._reply is not None:
+                self._arrived(self._reply)
+        return self._reply is not None
+
+    def result(self, timeout: float | None = None) -> T:
+        """What the call returns or raises; ServerGone after `timeout` seconds or when the server died. May be asked again."""
+        self.connection.wait(self.done, timeout)
+        self._reply.raise_failure()
+        return self._made
+
+    def _arrived(self, reply: Reply) -> None:
+        stamps = getattr(reply.body, "stamps", None)
+        if stamps is not None:
+            stamps.update({"client_called": self._called_ns, "client_received": reply.received_ns})
+            self._made = self._make(reply.body, reply.arrays)
+
+
+class Stream(Pending[T]):
+    """A request whose tokens can be read while it runs, from a call with `stream=True`: an iterator of ints.
+
+    Every token comes once and in order. A client that reads slowly may get the later ones all at the end: the server
+    drops a token that finds this client's pipe full, and the last reply, which it never drops, fills them in.
+    """
+
+    def __init__(self, connection: Connection, number: int, called_ns: int, make: Make[T]) -> None:
+        super().__init__(connection, number, called_ns, make)
+        self._tokens = connection.stream(number)
+        self._read = 0
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        """The next token. Raises what `result()` raises, behind the tokens that came before the error."""
+        self.connection.wait(lambda: self._read < len(self._tokens) or self.done(), None)
+        if self._read == len(self._tokens):
+            self._reply.raise_failure()
+            raise StopIteration
+        self._read += 1
+        return self._tokens[self._read - 1]
+
+    def _arrived(self, reply: Reply) -> None:
+        super()._arrived(reply)
+        tokens = getattr(reply.body, "tokens", None)
+        if tokens is not None:
+            self._tokens = list(tokens)
+
+
+def as_completed(pendings: Iterable[Pending], timeout: float | None = None) -> Iterator[Pending]:
+    """Yield each Pending (or Stream) when it is done, whichever is first; they may belong to several clients.
+
+    timeout: seconds to wait for the next one (the client's own timeout: None). Raises ServerGone. Ask each for its
+    `result()`, which raises what its call raises.
+    """
+    waiting = list(pendings)
+    while waiting:
+        done = [pending for pending in waiting if pending.done()]
+        if not done:
+            wait_for_any({pending.connection for pending in waiting}, timeout)
+        waiting = [pending for pending in waiting if not any(pending is one for one in done)]
+        yield from done

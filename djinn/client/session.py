@@ -1,0 +1,220 @@
+"""Sessions as a user sees them. Shapes and units stand with each call; every call raises typed errors of djinn.errors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from djinn.client import arguments
+from djinn.client.arguments import TokenIds
+from djinn.client.connection import Connection
+from djinn.client.pending import Pending, Stream
+from djinn.edits import AnyEdit
+from djinn.errors import BadRequest
+from djinn.sampling import Sampling
+from djinn.wire import messages as m
+
+Logits = Literal["last", "all", "none"]
+
+
+@dataclass(frozen=True)
+class Out:
+    """tokens: int64, the new ones only. logits: float32 `(vocabulary,)` of the last position computed, or
+    `(positions, vocabulary)` with `logits="all"`, or None. stamps: monotonic ns, the server's (accepted, ready,
+    first_layer, logits, resident, done) and the client's (client_called, client_received)."""
+
+    tokens: np.ndarray
+    logits: np.ndarray | None
+    stamps: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A layer of a pass that ran on; `session.resume(checkpoint)` rewinds to it, as often as you like."""
+
+    session: Session
+    name: str
+    layer: int
+
+    def activation(self) -> np.ndarray:
+        """The hidden state after `layer` layers, float32 `(1, tokens, hidden)`; fetched when called.
+
+        Raises BadRequest when the pause is over or the checkpoint was discarded.
+        """
+        return self.session.connection.ask(m.FetchActivation(session=self.session.id, name=self.name)).arrays[0]
+
+    def discard(self) -> None:
+        """Give its memory back: at once, or when the session next comes back to the device if it is evicted now.
+
+        Raises BadRequest for the pause that the session stands at, and for what was discarded already.
+        """
+        self.session.connection.ask(m.Discard(session=self.session.id, name=self.name))
+
+
+@dataclass(frozen=True)
+class Pause(Checkpoint):
+    """The forward stands after `layer` layers. tokens: sampled in this call. rows: tokens of the stopped pass."""
+
+    rows: int
+    tokens: np.ndarray
+    stamps: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def state(self) -> str:
+        """Where the session is now: paused, io_wait, evicting, host, …"""
+        return self.session.state
+
+
+class Session:
+    """One session on the server. Made by `client.open()`.
+
+    The calls that compute share these keywords:
+    max_new_tokens: tokens to choose. break_at=L: stop after L layers (1..num_layers) and return a Pause, in the pass at
+    hand; with break_token=k in the pass whose input is the k-th new token. logits: of the last position, of all that the
+    call computes, or none. stop_tokens: ids that end the call, kept in its tokens. sampling: from this call on, with its
+    seed; None goes on with the session's (greedy at first). wait=False returns a Pending at once, stream=True a Stream.
+    """
+
+    def __init__(self, connection: Connection, key: str) -> None:
+        self.connection, self.id = connection, key
+
+    def prefill(
+        self,
+        token_ids: TokenIds,
+        *,
+        break_at: int | None = None,
+        checkpoint_at: Sequence[int] = (),
+        max_new_tokens: int = 0,
+        break_token: int | None = None,
+        logits: Logits = "last",
+        stop_tokens: Sequence[int] = (),
+        sampling: Sampling | None = None,
+        wait: bool = True,
+        stream: bool = False,
+    ) -> Any:
+        """Run the prompt, integers `(n,)` or `(1, n)`: a Pause or an Out.
+
+        checkpoint_at: run on, keep the state after these layers, return `({layer: Checkpoint}, Out)`. Raises BadRequest,
+        OutOfMemory, and IllegalMove if the session holds tokens already.
+        """
+        body = m.Prefill(
+            session=self.id,
+            checkpoint_at=checkpoint_at,
+            max_new_tokens=max_new_tokens,
+            break_at=break_at,
+            break_token=break_token,
+            logits=logits,
+            stop_tokens=stop_tokens,
+            sampling=sampling,
+            stream=stream,
+        )
+        return self._run(body, [arguments.token_ids(token_ids)], wait)
+
+    def generate(
+        self,
+        more_ids: TokenIds = (),
+        *,
+        max_new_tokens: int,
+        break_at: int | None = None,
+        break_token: int | None = None,
+        logits: Logits = "last",
+        stop_tokens: Sequence[int] = (),
+        sampling: Sampling | None = None,
+        wait: bool = True,
+        stream: bool = False,
+    ) -> Any:
+        """Go on, with more input or none: a Pause or an Out. A paused session finishes its pass first, unedited."""
+        body = m.Generate(
+            session=self.id,
+            max_new_tokens=max_new_tokens,
+            break_at=break_at,
+            break_token=break_token,
+            logits=logits,
+            stop_tokens=stop_tokens,
+            sampling=sampling,
+            stream=stream,
+        )
+        return self._run(body, [arguments.token_ids(more_ids, empty=True)], wait)
+
+    def resume(
+        self,
+        checkpoint: Checkpoint | None = None,
+        *,
+        activation: np.ndarray | None = None,
+        edit: AnyEdit | Sequence[AnyEdit] = (),
+        max_new_tokens: int = 0,
+        break_at: int | None = None,
+        break_token: int | None = None,
+        logits: Logits = "last",
+        stop_tokens: Sequence[int] = (),
+        sampling: Sampling | None = None,
+        wait: bool = True,
+        stream: bool = False,
+    ) -> Any:
+        """Go on from the pause, rewind to `checkpoint` and go on from there, or go on with an idle session: a Pause or an Out.
+
+        activation: floats `(1, rows, hidden)` in place of the kept state. edit: one or several, applied to it in turn on
+        the server. A rewind brings the sampling and its random stream back too. Raises BadRequest, OutOfMemory, and
+        IllegalMove where the session holds nothing to go on from or the pause or checkpoint is over.
+        """
+        if not isinstance(checkpoint, Checkpoint | None):
+            raise BadRequest(f"resume() takes a Pause or a Checkpoint, not {type(checkpoint).__name__}")
+        if checkpoint is not None and checkpoint.session.id != self.id:
+            raise BadRequest("that is a pause or checkpoint of another session: resume it there")
+        name = None if checkpoint is None else checkpoint.name
+        body = m.Resume(
+            session=self.id,
+            pause=name if isinstance(checkpoint, Pause) else None,
+            checkpoint=None if isinstance(checkpoint, Pause) else name,
+            edits=(edit,) if isinstance(edit, msgspec.Struct) else edit,
+            max_new_tokens=max_new_tokens,
+            break_at=break_at,
+            break_token=break_token,
+            logits=logits,
+            stop_tokens=stop_tokens,
+            sampling=sampling,
+            stream=stream,
+        )
+        return self._run(body, [] if activation is None else [arguments.activation(activation)], wait)
+
+    def park(self, *, durable: bool = False) -> None:
+        """Move to IO_WAIT: the session's memory may be taken, and its eviction starts at once."""
+        self.connection.ask(m.Park(session=self.id, durable=durable))
+
+    def cancel(self) -> None:
+        """End it, whatever it does; a pass that runs is the last."""
+        self.connection.ask(m.Cancel(session=self.id))
+
+    def close(self) -> None:
+        """End it and give its memory back. Closing what has ended does nothing."""
+        self.connection.ask(m.Close(session=self.id))
+
+    @property
+    def state(self) -> str:
+        """Where it stands on the server now: a value of `djinn.states.State`."""
+        return self.history()[0]
+
+    def history(self) -> tuple[str, tuple[tuple[str, int], ...]]:
+        """(state, moves): the last 64 moves as (state, the server's monotonic ns)."""
+        body = self.connection.ask(m.Describe(session=self.id)).body
+        return body.state, body.history
+
+    def _run(self, body: m.Prefill | m.Generate | m.Resume, arrays: list[np.ndarray], wait: bool) -> Any:
+        def make(reply: Any, tensors: list[np.ndarray]) -> Any:
+            tokens = np.array(reply.tokens, dtype=np.int64)
+            if isinstance(reply, m.PausedReply):
+                return Pause(self, reply.name, reply.layer, reply.rows, tokens, reply.stamps)
+            out = Out(tokens, tensors[0] if tensors else None, reply.stamps)
+            if not reply.checkpoints:
+                return out
+            return {layer: Checkpoint(self, name, layer) for layer, name in reply.checkpoints.items()}, out
+
+        called_ns = time.monotonic_ns()
+        kind = Stream if body.stream else Pending
+        pending = kind(self.connection, self.connection.send(body, arrays), called_ns, make)
+        return pending.result() if wait and not body.stream else pending
