@@ -10,19 +10,26 @@ PYTHON ?= python3
 CORES = 1
 ARGS =
 NAME =
+TRANSFORMERS =
+
+# Another version of transformers gets an environment of its own: the lock with that one package replaced, and the two
+# that each version of it pins anew (tokenizers, huggingface_hub) left to pip.
+venv := .venv$(if $(TRANSFORMERS),-transformers-$(TRANSFORMERS))
+requirements := $(if $(TRANSFORMERS),$(venv)/requirements.txt,requirements.lock)
+replace := $(if $(TRANSFORMERS),sed -E '/^(tokenizers|huggingface_hub)==/d; s/^transformers==.*/transformers==$(TRANSFORMERS)/' requirements.lock > $(requirements))
 
 # A virtual environment does not survive being moved, hence `pwd`.
-packages := .venv/stamp-packages-$(shell (pwd; cat requirements.lock) | cksum | cut -d ' ' -f 1)
-project := .venv/stamp-project-$(shell cksum < pyproject.toml | cut -d ' ' -f 1)
+packages := $(venv)/stamp-packages-$(shell (pwd; cat requirements.lock) | cksum | cut -d ' ' -f 1)
+project := $(venv)/stamp-project-$(shell cksum < pyproject.toml | cut -d ' ' -f 1)
 
 # Quoted at every use: the path may hold a space. Modules are run by name, which needs no console script.
-run := PATH="$$PWD/.venv/bin:$$PATH" .venv/bin/python -m
+run := PATH="$$PWD/$(venv)/bin:$$PATH" $(venv)/bin/python -m
 snakemake := $(run) snakemake --cores $(CORES)
 
 artifact: $(project)  ## measure everything and draw the figures; goes on where it stopped
 	$(snakemake) $(ARGS)
 
-test: $(project)  ## run the tests; make test ARGS='-k wire' for some
+test: $(project)  ## run the tests; make test ARGS='-k wire' for some, TRANSFORMERS=5.23.0 with another version
 	$(run) pytest $(ARGS)
 
 check: $(project)  ## style, changing nothing
@@ -42,19 +49,20 @@ $(packages):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Djinn needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) -V 2>&1 || true)." \
 	    "Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
-	@rm -f .venv/stamp-*
-	$(PYTHON) -m venv --clear .venv
-	.venv/bin/python -m pip install --requirement requirements.lock
+	@rm -f $(venv)/stamp-*
+	$(PYTHON) -m venv --clear $(venv)
+	$(replace)
+	$(venv)/bin/python -m pip install --requirement $(requirements)
 	@touch $@
 
 $(project): $(packages)
-	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	@rm -f .venv/stamp-project-*; touch $@
+	$(venv)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@rm -f $(venv)/stamp-project-*; touch $@
 
 clean:  ## remove the environment and caches; results stay
-	rm -rf .venv .snakemake build *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf .venv .venv-transformers-* .snakemake build *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find djinn workflow tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## this list
-	@echo "make TARGET [PYTHON=python3.12] [CORES=1] [ARGS=...]"
+	@echo "make TARGET [PYTHON=python3.12] [CORES=1] [TRANSFORMERS=5.23.0] [ARGS=...]"
 	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / {printf "  %-10s %s\n", $$1, $$2}' Makefile

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from family_table import Record
 
 import djinn
 
@@ -27,3 +28,16 @@ def client(server: djinn.LocalServer) -> Iterator[djinn.Client]:
 @pytest.fixture
 def prompt() -> list[int]:
     return [(7 * i * i + 3) % 509 for i in range(100)]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-families", action="store_true", help="write docs/families.md from this run's rows")
+
+
+@pytest.fixture(scope="session")
+def family_record(request: pytest.FixtureRequest) -> Iterator[Record]:
+    """What the families' tests saw; written to the table at the end, when asked for."""
+    record = Record()
+    yield record
+    if request.config.getoption("--write-families"):
+        record.write()

@@ -5,6 +5,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from djinn.errors import BadRequest, NoDevice, UnsupportedModel, WeightsUnavailable
+from djinn.model.layers import kv_shape
 from djinn.model.load import load_model, torch_device
 from djinn.model.presets import PRESETS, depth
 
@@ -48,10 +49,28 @@ def test_a_model_without_keys_and_values_is_refused_by_name(tmp_path):
         load_model("here", "path", path=str(tmp_path))
 
 
-def test_what_is_no_causal_model_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
-    with pytest.raises((UnsupportedModel, WeightsUnavailable)):
+@pytest.mark.parametrize("model_type", ["vit", "t5", "clip", "no-such-type"])
+def test_what_is_no_causal_model_is_refused(tmp_path, model_type):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    with pytest.raises(UnsupportedModel, match="not a causal language model"):
         load_model("here", "path", path=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "shape"),
+    [
+        ("falcon", {"multi_query": True}, (1, 16)),
+        ("falcon", {"multi_query": False}, (4, 16)),
+        ("gpt_bigcode", {"multi_query": True}, (1, 16)),
+        ("gemma2", {"head_dim": 32, "num_key_value_heads": 2}, (2, 32)),
+        ("llama", {"num_key_value_heads": 1}, (1, 16)),
+    ],
+)
+def test_the_shape_of_keys_and_values_is_what_the_layers_keep(family, config, shape):
+    """Whatever the config calls it."""
+    sizes = {"vocab_size": 97, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes | config))
+    assert kv_shape(model) == shape
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")

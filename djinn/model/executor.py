@@ -4,18 +4,22 @@ Layers already done are replaced by stand-ins that hand the saved hidden state t
 tables come from the model's own code and no family needs glue. Nothing above the stop runs: the forward is left by an
 exception raised right behind layer L. Cost of a pause: the embedding and the mask once more on resume (0.2-0.5 ms on a
 CPU), nothing while no pause is asked for but one Python call a layer.
+
+A pass is a function of the ids, their positions, the stored keys and values, and the saved hidden state: no mask,
+position or rotary table comes from the cache's current lengths or from what other sessions ran before.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from transformers import PreTrainedModel
 
-from djinn.errors import UnsupportedModel
-from djinn.model.load import text_config
+from djinn.model.layers import find_layers
+from djinn.model.rotary import RotaryState
 from djinn.model.slabs import SlabCache
 
 Tap = Callable[[torch.Tensor], None]
@@ -53,38 +57,36 @@ class Executor:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.depth = text_config(model).num_hidden_layers
+        self.layers = find_layers(model)
+        self.depth = len(self.layers)
+        self.rotary = RotaryState(model)
+        self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
+        # How many values each layer returns behind its hidden state in a tuple; -1: the hidden state alone. None: not seen yet.
+        self._extras: list[int | None] = [None] * self.depth
         self._pass: _Pass | None = None
-        for index, layer in enumerate(self._find_layers()):
+        for index, layer in enumerate(self.layers):
             layer.forward = self._wrap(index, layer.forward)
-
-    def _find_layers(self) -> torch.nn.ModuleList:
-        found = [m for m in self.model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == self.depth]
-        if len(found) != 1:
-            raise UnsupportedModel(
-                f"{type(self.model).__name__} has {len(found)} lists of {self.depth} layers; a decoder has exactly one"
-            )
-        return found[0]
 
     def _wrap(self, index: int, forward: Callable) -> Callable:
         done = index + 1  # layers done once this one has run
 
         def stand_in(*args, **kwargs):
             run = self._pass
+            if run is not None and index < run.start:
+                extras = self._extras[index]
+                return run.hidden if extras < 0 else (run.hidden, *[None] * extras)
+            out = forward(*args, **kwargs)
+            self._extras[index] = len(out) - 1 if isinstance(out, tuple) else -1
             if run is None:
-                return forward(*args, **kwargs)
-            if index < run.start:
-                return run.hidden
-            hidden = forward(*args, **kwargs)
-            if not isinstance(hidden, torch.Tensor):
-                raise UnsupportedModel(f"layer {done} returns {type(hidden).__name__}, not one hidden state")
+                return out
+            hidden = out[0] if isinstance(out, tuple) else out
             if index == run.start:
                 run.on_first()
             if done in run.taps:
                 run.taps[done](hidden)
             if done == run.stop:
                 raise _Stop(hidden)
-            return hidden
+            return out
 
         return stand_in
 
@@ -108,21 +110,23 @@ class Executor:
         taps: called with the hidden state after those layers, the pass running on. on_first: called when the first
         layer that runs has been issued.
         """
-        cache.begin(past)
-        positions = torch.arange(past, past + ids.shape[1], device=ids.device)[None]
+        cache.begin(past)  # the model counts its positions from here: RoBERTa's start at 2, so they are left to it
         # An index, not the slice -1: torch copies the whole head's weights for a sliced row (70 ms a pass on one CPU core).
         last = torch.tensor([ids.shape[1] - 1], device=ids.device)
+        keep = {"logits_to_keep": 0 if all_logits else last} if self._keeps else {}
+        if None in self._extras[:start]:  # a session that another process paused: no layer has run here yet
+            self.model(input_ids=ids[:, :1], use_cache=False)
+        self.rotary.reset()
         self._pass = _Pass(start, hidden, stop, taps or {}, on_first)
         try:
             out = self.model(
                 input_ids=ids,
-                position_ids=positions,
                 past_key_values=cache,
                 use_cache=True,
-                logits_to_keep=0 if all_logits else last,
+                **keep,
             )
         except _Stop as stopped:
             return Stopped(stopped.hidden, stop)
         finally:
             self._pass = None
-        return Finished(out.logits)
+        return Finished(out.logits if all_logits else out.logits[:, -1:])

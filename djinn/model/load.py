@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from djinn.errors import BadRequest, NoDevice, UnsupportedModel, WeightsUnavailable
+from djinn.model.layers import kv_shape, text_config
 from djinn.model.presets import PRESETS
 from djinn.model.weights import WHEEL, WHEEL_SHA256, fetch_weights
 from djinn.sizes import DTYPE_BYTES, kv_bytes_per_token
@@ -67,7 +68,7 @@ def load_model(
         raise BadRequest(f"dtype {dtype!r} is unknown: use one of {', '.join(DTYPE_BYTES)}")
     place = torch_device(device)
     if source == "random":
-        model, tokenizer = _random(name, dtype, place, seed), None
+        model, tokenizer = _ready(_random(name, dtype, place, seed), place), None
         facts = _facts(model)
     else:
         where = _folder(name, source, path, hub_id)
@@ -77,6 +78,7 @@ def load_model(
             model = AutoModelForCausalLM.from_pretrained(
                 where, dtype=getattr(torch, dtype) if dtype else "auto", revision=revision
             )
+            model = _ready(model, place)
             facts = _facts(model)
             tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
         except OSError as reason:
@@ -89,7 +91,11 @@ def load_model(
         "sha256": WHEEL_SHA256 if source == "wheel" else None,
         "seed": seed if source == "random" else None,
     }
-    return LoadedModel(model.to(place).eval().requires_grad_(False), tokenizer, origin | facts)
+    return LoadedModel(model, tokenizer, origin | facts)
+
+
+def _ready(model: PreTrainedModel, place: torch.device) -> PreTrainedModel:
+    return model.to(place).eval().requires_grad_(False)
 
 
 def _folder(name: str, source: str, path: str | None, hub_id: str | None) -> str:
@@ -120,17 +126,9 @@ def _random(name: str, dtype: str | None, place: torch.device, seed: int) -> Pre
         torch.set_default_dtype(before)
 
 
-def text_config(model: PreTrainedModel) -> Any:
-    """The decoder's config (a multimodal model keeps it one level down)."""
-    return model.config.get_text_config(decoder=True)
-
-
 def _facts(model: PreTrainedModel) -> dict[str, Any]:
     config = text_config(model)
-    if not getattr(config, "num_attention_heads", None):
-        raise UnsupportedModel(f"{type(model).__name__} has no attention heads: sessions are made of keys and values")
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads, head_dim = kv_shape(model)
     dtype = str(model.dtype).removeprefix("torch.")
     distinct = {p.data_ptr(): p for p in model.parameters()}.values()  # tied weights are counted once
     return {
