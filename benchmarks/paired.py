@@ -62,5 +62,7 @@ def print_times(times: Times) -> None:
 
 def print_ratio(times: Times, this: str, to: str, promised: float | None = None) -> None:
     found = ratio(times, this, to)
-    says = "" if promised is None else f"   promised ≤ {promised:g}: {'held' if found.median <= promised else 'NOT held'}"
+    says = (
+        "" if promised is None else f"   promised ≤ {promised:g}: {'held' if found.median <= promised else 'NOT held'}"
+    )
     print(f"{this} / {to} = {found}{says}")

@@ -35,7 +35,7 @@ class Bench:
         self.device = torch.device(device)
         draw = torch.Generator().manual_seed(0)
         self.ids = torch.randint(3, facts["vocab_size"], (1, tokens), generator=draw).to(self.device)
-        shape = (self.depth, 2, tokens + 32, facts["kv_heads"], facts["head_dim"])
+        shape = (self.depth, tokens + 32, 2, facts["kv_heads"], facts["head_dim"])
         self.slabs = torch.zeros(shape, dtype=self.model.dtype, device=self.device)
         self.positions = torch.arange(tokens, device=self.device)[None]
         self.last = torch.tensor([tokens - 1], device=self.device)
@@ -117,7 +117,7 @@ def main() -> None:
             args.rounds,
         )
     print(
-        f"{args.model} {args.dtype}, {args.tokens} tokens, {args.device}, one thread, {platform.processor() or platform.machine()}, "
+        f"{args.model} {args.dtype}, {args.tokens} tokens, {args.device}, one thread, {platform.machine()}, "
         f"torch {torch.__version__}, transformers {transformers.__version__}"
     )
     print_times(times)

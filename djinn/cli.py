@@ -1,9 +1,11 @@
-"""The `djinn` command: `djinn serve` starts a server, `djinn status` shows one."""
+"""The `djinn` command: `djinn serve` starts a server, `djinn status` shows one, `djinn trace` what it did when."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from pathlib import Path
 
 from djinn.client.client import connect
 from djinn.errors import DjinnError
@@ -22,6 +24,7 @@ def status(endpoint: str) -> str:
         f"djinn {server.server_version}",
         f"arena      {format_bytes(lives['device_bytes']):>10} live of {format_bytes(lives['arena_bytes'])}",
         f"host pool  {format_bytes(lives['host_bytes']):>10} live of {format_bytes(lives['host_budget_bytes'])}",
+        f"disk       {format_bytes(lives['disk_bytes']):>10} live of {format_bytes(lives['disk_budget_bytes'])}",
         f"paged      {format_bytes(lives['evicted_bytes']):>10} out in {lives['evictions']}, "
         f"{format_bytes(lives['restored_bytes'])} back in {lives['restores']}",
         "sessions   " + (", ".join(f"{count} {state}" for state, count in sorted(stats["sessions"].items())) or "none"),
@@ -39,10 +42,19 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="start a server (djinn serve --help)")
     show = commands.add_parser("status", help="show a running server")
-    show.add_argument("--server", default=DEFAULT_ENDPOINT, help="default: %(default)s")
+    trace = commands.add_parser("trace", help="write a running server's timeline for chrome://tracing or Perfetto")
+    trace.add_argument("--out", type=Path, default=Path("djinn-trace.json"), help="default: %(default)s")
+    for command in (show, trace):
+        command.add_argument("--server", default=DEFAULT_ENDPOINT, help="default: %(default)s")
     args = parser.parse_args(argv)
     try:
-        print(status(args.server))
+        if args.command == "status":
+            print(status(args.server))
+            return 0
+        with connect(args.server, timeout=60.0) as client:
+            events = client.timeline()
+        args.out.write_text(json.dumps(events))
+        print(f"{args.out}: {len(events['traceEvents'])} events; open it in chrome://tracing or ui.perfetto.dev")
     except DjinnError as error:
         print(f"djinn: {error}", file=sys.stderr)
         return 2

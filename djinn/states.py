@@ -18,7 +18,8 @@ class State(StrEnum):
     PAUSED = "paused"  # stopped inside a forward pass
     IO_WAIT = "io_wait"  # parked: its memory may be taken
     EVICTING = "evicting"
-    HOST = "host"  # evicted: its only copy is off the device
+    HOST = "host"  # evicted: its only copy is in the host pool
+    DISK = "disk"  # its only copy is in a file
     RESTORING = "restoring"
     READY = "ready"  # all that the next layer needs is on the device
     DONE = "done"
@@ -34,14 +35,15 @@ MOVES: dict[State, set[State]] = {
     State.RUNNING: {State.PAUSED, State.IDLE},
     State.PAUSED: {State.READY, State.IO_WAIT},
     State.IO_WAIT: {State.READY, State.EVICTING},
-    State.EVICTING: {State.HOST, State.READY, State.IO_WAIT},
-    State.HOST: {State.RESTORING},
-    State.RESTORING: {State.READY, State.HOST},
+    State.EVICTING: {State.HOST, State.READY},  # READY: the device copy is still there
+    State.HOST: {State.RESTORING, State.DISK},
+    State.DISK: {State.HOST},
+    State.RESTORING: {State.READY, State.IO_WAIT},  # IO_WAIT: it was brought back unasked
     State.READY: {State.RUNNING},
     **{end: set() for end in END},
 }
 STOPPED = {State.IDLE, State.PAUSED}  # may be evicted unasked
-PARKED = {State.IO_WAIT, State.EVICTING, State.HOST}
+PARKED = {State.IO_WAIT, State.EVICTING, State.HOST, State.DISK}
 WAITING = STOPPED | PARKED  # a resume, a park or a fetch is legal here
 
 

@@ -66,7 +66,7 @@ class Subject:
         heads, head_dim = self.shape
         cache = SlabCache(self.depth)
         dtype = getattr(torch, self.dtype)
-        cache.bind(torch.full((self.depth, 2, self.family.prompt + TOKENS, heads, head_dim), torch.nan, dtype=dtype))
+        cache.bind(torch.full((self.depth, self.family.prompt + TOKENS, 2, heads, head_dim), torch.nan, dtype=dtype))
         return cache
 
     def copied(self, cache: SlabCache) -> SlabCache:

@@ -37,7 +37,7 @@ def fresh(executor: Executor) -> SlabCache:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     cache = SlabCache(executor.depth)
     cache.bind(
-        torch.full((executor.depth, 2, 64, heads, config.hidden_size // config.num_attention_heads), float("nan"))
+        torch.full((executor.depth, 64, 2, heads, config.hidden_size // config.num_attention_heads), float("nan"))
     )
     return cache
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from djinn.tiers.extents import ALIGNMENT, Extents, aligned
+from djinn.tiers.extents import ALIGNMENT, Extent, Extents
 
 
 def test_all_or_nothing():
@@ -30,10 +30,31 @@ def test_extents_never_overlap_and_bytes_are_neither_made_nor_lost(steps):
             extents.give(held.pop(size % len(held)))
         elif taken := extents.take(size):
             held += taken
-            assert taken[0].size == aligned(size)
+            assert taken[0].size == extents.rounded(size)
         ordered = sorted(held)
         assert all(a.end <= b.start for a, b in pairwise(ordered))
         assert extents.free_bytes + sum(e.size for e in held) == extents.capacity
     for extent in held:
         extents.give(extent)
     assert extents.take(extents.capacity), "a drained range is whole again"
+
+
+def test_scattered_takes_holes_together_where_none_is_large_enough():
+    extents = Extents(6 * ALIGNMENT)
+    held = extents.take(*[ALIGNMENT] * 6)
+    for extent in (held[1], held[3], held[4]):
+        extents.give(extent)
+    assert extents.take(3 * ALIGNMENT) is None
+    assert sum(e.size for e in extents.take_scattered(3 * ALIGNMENT)) == 3 * ALIGNMENT
+    assert extents.take_scattered(1) is None
+
+
+def test_an_extent_grows_in_place_only_into_free_bytes():
+    extents = Extents(4 * ALIGNMENT)
+    first, second = extents.take(ALIGNMENT, ALIGNMENT)
+    assert extents.extend(first, 2 * ALIGNMENT) is None
+    grown = extents.extend(second, 3 * ALIGNMENT)
+    assert grown == Extent(ALIGNMENT, 3 * ALIGNMENT)
+    assert extents.free_bytes == 0
+    assert extents.trim(grown, 1) == Extent(ALIGNMENT, ALIGNMENT)
+    assert extents.free_bytes == 2 * ALIGNMENT

@@ -158,7 +158,7 @@ def test_a_probed_model_is_left_as_it_was_at_a_known_cost():
 
     def logits(executor: Executor) -> torch.Tensor:
         cache = SlabCache(8)
-        cache.bind(torch.zeros(8, 2, 40, 2, 16))
+        cache.bind(torch.zeros(8, 40, 2, 2, 16))
         return executor.run(cache, ids, 0).logits
 
     untouched, probed = Executor(tiny()), Executor(tiny())

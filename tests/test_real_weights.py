@@ -36,7 +36,7 @@ def ids_of(loaded: LoadedModel, path: Path) -> torch.Tensor:
 def fresh(loaded: LoadedModel) -> SlabCache:
     facts = loaded.facts
     cache = SlabCache(facts["layers"])
-    shape = (facts["layers"], 2, LENGTH + TOKENS, facts["kv_heads"], facts["head_dim"])
+    shape = (facts["layers"], LENGTH + TOKENS, 2, facts["kv_heads"], facts["head_dim"])
     cache.bind(torch.full(shape, torch.nan, dtype=loaded.model.dtype))
     return cache
 

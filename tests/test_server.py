@@ -14,7 +14,7 @@ import zmq
 from small_models import save_steep_llama
 
 import djinn
-from djinn.errors import BadRequest, BudgetTooSmall, NoDevice, NotYet, ServerGone, WeightsUnavailable
+from djinn.errors import BadRequest, BudgetTooSmall, NoDevice, ServerGone, WeightsUnavailable
 
 
 def test_garbage_is_answered_with_a_typed_failure(server):
@@ -102,8 +102,7 @@ def test_a_model_that_the_probe_refuses_ends_the_server(tmp_path):
         ({"model": "tiny-llama", "dtype": "int8"}, BadRequest, "int8"),
         ({"model": "tiny-llama", "threads": "many"}, BadRequest, "many"),
         ({"model": "tiny-llama", "device": "tpu"}, NoDevice, "tpu"),
-        ({"disk_budget": "1GB"}, NotYet, "disk_budget"),
-        ({"state_dir": "somewhere"}, NotYet, "state_dir"),
+        ({"state_dir": "/nowhere/at/all"}, BadRequest, "not a folder"),
     ],
     ids=lambda value: str(value)[:40],
 )

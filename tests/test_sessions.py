@@ -196,7 +196,7 @@ def test_a_checkpoint_that_is_discarded_gives_its_memory_back(client, prompt):
     after = client.stats()["bytes"]
     one = 100 * 256 * 4
     assert before["device_bytes"] - after["device_bytes"] == one
-    assert after["arena_free_bytes"] - before["arena_free_bytes"] == one
+    assert after["arena_free_bytes"] - before["arena_free_bytes"] >= one
     for call in (checkpoints[3].discard, checkpoints[3].activation):
         with pytest.raises(BadRequest, match="discarded"):
             call()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+PURE = ("paging/residence.py", "paging/ledger.py", "paging/policy.py", "tiers/extents.py", "timeline.py", "states.py")
 # part -> the parts of djinn that it may import
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
@@ -17,25 +18,35 @@ ARROWS: dict[str, set[str]] = {
     "states": {"errors"},
     "edits": {"errors"},
     "sampling": set(),
-    "policy": set(),
+    "timeline": set(),
     "lifeline": set(),
-    "tiers": {"errors"},
-    "residence": {"sizes", "states", "tiers"},
-    "layout": {"residence", "sizes", "tiers"},
-    "transfers": {"errors", "layout", "residence", "states", "tiers"},
-    "pager": {"errors", "layout", "policy", "residence", "sizes", "states", "tiers", "transfers"},
+    "tiers": {"errors", "timeline"},
+    "paging": {"errors", "sizes", "states", "tiers"},
     "model": {"errors", "sizes"},
-    "engine": {"edits", "errors", "layout", "model", "pager", "residence", "sampling", "states"},
+    "engine": {"edits", "errors", "model", "paging", "sampling", "states", "timeline"},
     "wire": {"edits", "errors", "sampling"},
-    "client": {"edits", "errors", "sampling", "wire"},
+    "client": {"edits", "errors", "sampling", "timeline", "wire"},
     "launch": {"errors", "sizes"},
-    "server": {"engine", "errors", "launch", "lifeline", "model", "pager", "sizes", "states", "tiers", "wire", ""},
+    "server": {
+        "engine",
+        "errors",
+        "launch",
+        "lifeline",
+        "model",
+        "paging",
+        "sizes",
+        "states",
+        "tiers",
+        "timeline",
+        "wire",
+        "",
+    },
     "cli": {"client", "errors", "server", "sizes"},
     "": {"client", "edits", "launch", "sampling"},
 }
 LIBRARIES = {
     "transformers": {"model", "engine"},
-    "torch": {"tiers", "layout", "model", "engine", "server"},
+    "torch": {"tiers", "paging", "model", "engine", "server"},
     "mlflow": set(),
     "matplotlib": set(),
     "evaluation": set(),
@@ -70,6 +81,11 @@ def test_arrows_go_one_way(path):
             assert target == part or target in ARROWS[part], f"{part or 'djinn'} may not know {target or 'djinn'}"
         elif top in LIBRARIES:
             assert part in LIBRARIES[top], f"{part} may not import {top}"
+
+
+def test_accounts_and_policy_need_no_torch():
+    for name in PURE:
+        assert not {"torch", "numpy"} & {found.partition(".")[0] for found in imports(ROOT / "djinn" / name)}, name
 
 
 def test_matplotlib_is_the_figures_and_mlflow_the_trackings():

@@ -7,6 +7,7 @@ from typing import Any
 
 from djinn.client.connection import Connection
 from djinn.client.session import Session
+from djinn.timeline import chrome_trace
 from djinn.wire import messages as m
 
 HELLO_S = 10.0  # a server that listens answers a greeting at once
@@ -31,9 +32,17 @@ class Client:
         return Session(self.connection, self.connection.ask(m.Open()).body.session)
 
     def stats(self) -> Mapping[str, Any]:
-        """bytes: live bytes by tier and what the tiers hold; sessions: how many in each state; clock_ns."""
+        """bytes: live by tier, what the tiers hold, moved since the start; sessions: how many in each state; waits: how
+        often the compute waited for what, and how long (`…_ns`); clock_ns: the server's."""
         body = self.connection.ask(m.Stats()).body
-        return {"bytes": body.bytes, "sessions": body.sessions, "clock_ns": body.clock_ns}
+        return {"bytes": body.bytes, "sessions": body.sessions, "waits": body.waits, "clock_ns": body.clock_ns}
+
+    def timeline(self) -> dict[str, Any]:
+        """What compute, both copy streams, the disk and every session did lately, in Chrome's trace format.
+
+        `json.dump` it into a file and open that in chrome://tracing or Perfetto; times are the server's, in µs.
+        """
+        return chrome_trace(self.connection.ask(m.Spans()).body.spans)
 
     def close(self) -> None:
         """Close the connection. Its sessions stay on the server: close() those that are done with."""

@@ -25,7 +25,7 @@ def check_stands(session: Session) -> None:
     state = session.machine.state
     if state in END:
         raise IllegalMove(f"the session is {state} and cannot go on: close() it, open() begins another")
-    if state not in WAITING or session.residence.wanted:
+    if state not in WAITING or session.residence.waiting:
         raise IllegalMove(f"the session is {state}: wait for its request to end, or cancel() it")
 
 

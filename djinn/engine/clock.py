@@ -8,30 +8,22 @@ from collections.abc import Callable
 import torch
 
 
-class Clock:
-    """`mark()` now, read later: on CUDA a mark is an event, so taking it does not stop the queue of kernels."""
+def mark(device: torch.device) -> Callable[[], int]:
+    """This moment in the device's work; the function returned gives its time (ns), waiting for the device where it must.
 
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
-        self._base_ns = 0
+    On CUDA the mark is an event, so taking it does not stop the queue of kernels; its time is counted back from a second
+    event, taken when it is asked for, so that no clock of the device has to keep step with the host's.
+    """
+    if device.type != "cuda":
+        now = time.monotonic_ns()
+        return lambda: now
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
 
-    def start(self) -> None:
-        """Tie the device's time to the host's. The device's queue should be empty."""
-        if self._cuda:
-            self._base = torch.cuda.Event(enable_timing=True)
-            self._base.record()
-            self._base_ns = time.monotonic_ns()
+    def read() -> int:
+        end = torch.cuda.Event(enable_timing=True)
+        end.record()
+        end.synchronize()
+        return time.monotonic_ns() - int(event.elapsed_time(end) * 1e6)
 
-    def mark(self) -> Callable[[], int]:
-        """A function that gives this moment (ns), waiting for the device if it has not got there."""
-        if not self._cuda:
-            now = time.monotonic_ns()
-            return lambda: now
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-
-        def read() -> int:
-            event.synchronize()
-            return self._base_ns + int(self._base.elapsed_time(event) * 1e6)
-
-        return read
+    return read

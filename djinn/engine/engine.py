@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import queue
 import secrets
 import threading
+import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from djinn.engine.checks import Limits, check_stands, check_work
 from djinn.engine.runner import Runner
-from djinn.engine.session import Result, Session, Work
+from djinn.engine.scheduler import Scheduler, Task
+from djinn.engine.session import Outcome, Paused, Result, Session, Work
 from djinn.errors import BadRequest, DjinnError, IllegalMove, NoSuchSession, NotFinite, NotYet, ServerFault
 from djinn.model.slabs import SlabCache
-from djinn.pager import Pager
-from djinn.residence import Need, Residence
-from djinn.states import END, STOPPED, Machine, State
+from djinn.paging.pager import Pager
+from djinn.paging.residence import Key, Request, Residence
+from djinn.states import END, Machine, State
+from djinn.timeline import Span
 
 log = logging.getLogger(__name__)
-GROWTH = 32  # tokens: places are reserved in this step, so that a few more tokens do not move a session
-RESUMED, NEW = 0, 1  # compute order: sessions that wait with memory in hand come first
 REMEMBERED = 1000  # ended sessions whose end can still be told
 
 
 class Engine:
-    def __init__(self, runner: Runner, pager: Pager, vocabulary: int, max_tokens: int) -> None:
-        self.runner, self.pager = runner, pager
+    def __init__(self, runner: Runner, scheduler: Scheduler, pager: Pager, vocabulary: int, max_tokens: int) -> None:
+        self.runner, self.scheduler, self.pager = runner, scheduler, pager
         self.lock = pager.lock  # while it is held no session changes its state
         self.limits = Limits(pager.shape.layers, pager.shape.hidden_size, vocabulary, max_tokens)
         self.sessions: dict[str, Session] = {}
         self._ended: dict[str, Machine] = {}
-        self._order = itertools.count()
-        self._queue: queue.PriorityQueue[tuple[int, int, Work | None]] = queue.PriorityQueue()
-        self._current: Work | None = None
+        self._admitted: queue.SimpleQueue[tuple[Work, Request] | None] = queue.SimpleQueue()
+        self._running: dict[str, Work] = {}  # by session
         self._thread = threading.Thread(target=self._compute, name="compute", daemon=True)
         self._thread.start()
 
@@ -44,7 +44,7 @@ class Engine:
 
     def open(self) -> Session:
         key = secrets.token_hex(16)
-        session = Session(key, Residence(key, self.pager.shape, Machine()), SlabCache(self.limits.depth))
+        session = Session(key, Residence(key, Machine()), SlabCache(self.limits.depth))
         self.pager.open(session.residence)
         self.sessions[key] = session
         return session
@@ -67,58 +67,66 @@ class Engine:
         with self.lock:
             check_stands(session)
             check_work(session, work, self.limits)
-            need = self._need(session, work)
-            session.residence.stamps.clear()
-            if work.rewind:
-                session.residence.hidden_suffices = False
-            fresh = not session.residence.slabs and session.residence.host is None
+            request = self._request(session, work)
+            fresh = not request.resumed
             if fresh:
                 session.machine.move(State.QUEUED)
-            session.residence.wanted = True
 
-        def admitted(refusal: DjinnError | None) -> None:
-            if refusal:
-                if fresh and session.machine.state is State.QUEUED:
-                    session.machine.move(State.IDLE)
-                work.reply(refusal)
-            else:
-                self._queue.put((NEW if fresh else RESUMED, next(self._order), work))
+            def admitted(refusal: DjinnError | None) -> None:
+                if refusal:
+                    with self.lock:
+                        if session.machine.state is State.QUEUED:
+                            session.machine.move(State.IDLE)
+                    work.reply(refusal)
+                else:
+                    self._admitted.put((work, request))
 
-        self.pager.admit(session.residence, need, admitted)
+            request.then = admitted
+            self.pager.admit(request)
 
-    def activation(self, session: Session, name: str) -> torch.Tensor:
-        """A kept hidden state, float32 on the host `(1, rows, hidden_size)`."""
+    def activation(self, session: Session, name: str, give: Callable[[torch.Tensor | DjinnError], None]) -> None:
+        """Give a kept hidden state, float32 on the host `(1, rows, hidden_size)`: now, or when the disk has read it.
+
+        Looking at a session says that its resume is near: it is brought back where there is room.
+        """
         with self.lock:
             check_stands(session)
-            if name not in session.kept():
+            checkpoint = session.kept().get(name)
+            if checkpoint is None:
                 raise BadRequest("nothing is kept there any more: the pause is over, or the checkpoint was discarded")
-            return self.pager.layout.hidden(session.residence, name).to("cpu", torch.float32, copy=True)
+
+            def read() -> None:
+                if session.residence.released:
+                    give(IllegalMove(f"the session was {session.machine.state} before its activation was read"))
+                    return
+                hidden = self.pager.layout.hidden(session.residence, name, len(checkpoint.ids))
+                give(hidden.to("cpu", torch.float32, copy=True))
+
+            self.pager.look(session.residence, read)
 
     def discard(self, session: Session, name: str) -> None:
-        """Forget a checkpoint. Its memory is free at once, or when the session is next on the device."""
+        """Forget a checkpoint. Its memory is free at once, or when the copy under way has ended."""
         with self.lock:
             check_stands(session)
             if session.pause and session.pause.name == name:
                 raise BadRequest("the session stands at this pause and needs its state: resume() it, or cancel()")
             if session.checkpoints.pop(name, None) is None:
                 raise BadRequest("nothing is kept there any more: the pause is over, or the checkpoint was discarded")
-            still = session.machine.state in STOPPED | {State.IO_WAIT} and not session.residence.moving
-            if still and session.residence.host is None:  # packed on the host, it holds the others' places
-                self._give_back(session)
+            self._give_back(session)
 
     def park(self, session: Session, durable: bool) -> None:
         if durable:
             raise NotYet("durable parking is not built yet: park() keeps the session in host memory")
         with self.lock:
             check_stands(session)
-        if session.residence.slabs:
-            self.pager.park(session.residence)
+            if session.residence.body.parts:
+                self.pager.park(session.residence)
 
     def end(self, session: Session, state: State) -> None:
         """Close or cancel: memory goes back now, or after the pass that is running."""
         with self.lock:
-            if self._current is not None and self._current.session is session:
-                self._current.cancelled = True
+            if session.key in self._running:
+                self._running[session.key].cancelled = True
             elif session.machine.state not in END:
                 session.machine.move(state)
                 self.pager.release(session.residence)
@@ -133,69 +141,105 @@ class Engine:
             self.end(self.sessions[key], State.DONE)
 
     def stats(self) -> dict[str, Any]:
+        """Bytes by tier and moved since the start, sessions by state, waits of the compute by name: how often, how long."""
         states = Counter(str(s.machine.state) for s in list(self.sessions.values()))
-        return {**self.pager.usage(), "sessions": dict(states)}
+        device = self.pager.device
+        waits = dict(device.waited) | {f"{name}_ns": ns for name, ns in device.waited_ns.items()}
+        return {**self.pager.usage(), "sessions": dict(states), "waits": waits}
+
+    def spans(self) -> list[Span]:
+        """What the device and the streams did, and in which state each session was when: for a timeline."""
+        machines = {key: session.machine for key, session in list(self.sessions.items())} | self._ended
+        spans, now = self.scheduler.timeline.spans(), time.monotonic_ns()
+        for key, machine in machines.items():
+            stamps = machine.stamps()
+            ends = [at for _, at in stamps[1:]] + [now if machine.state not in END else stamps[-1][1]]
+            for (state, start), end in zip(stamps, ends, strict=True):
+                spans.append((f"session {key[:8]}", state, start, end, {}))
+        return spans
 
     def shut_down(self) -> None:
-        self._queue.put((RESUMED - 1, 0, None))
+        self._admitted.put(None)
         self._thread.join()
 
-    def _need(self, session: Session, work: Work) -> Need:
+    def _request(self, session: Session, work: Work) -> Request:
         """What must be on the device: the tokens it will hold, or holds now (a rewind may go back), and hidden states."""
-        tokens = max(work.past() + work.rows() + work.max_new_tokens, *session.residence.lengths, 0)
+        shape = self.pager.shape
+        tokens = max(work.past() + work.rows() + work.max_new_tokens, *session.cache.lengths, 0)
+        need: dict[Key, int] = dict.fromkeys(range(shape.layers), tokens * shape.layer_token_bytes)
         if work.break_at is not None:
             work.pause_name = session.name("pause")
             last = work.fed() or work.resume_from.ids if work.break_token is None else (0,)
-            work.keeps[work.pause_name] = len(last)
+            need[work.pause_name] = shape.hidden_bytes(len(last))
         for layer in work.checkpoint_at:
             work.checkpoint_names[layer] = session.name(f"checkpoint@{layer}")
-            work.keeps[work.checkpoint_names[layer]] = work.rows()
-        return Need(-(-tokens // GROWTH) * GROWTH, work.keeps)
+            need[work.checkpoint_names[layer]] = shape.hidden_bytes(work.rows())
+        order, first = self._order(work)
+        resumed = bool(session.residence.body.parts)
+        return Request(session.residence, need, 0, resumed, order, first)
+
+    def _order(self, work: Work) -> tuple[tuple[Key, ...], frozenset[Key] | None]:
+        """In which order the parts are needed, and without which the first layer cannot run."""
+        layers, source = range(self.pager.shape.layers), work.resume_from
+        if source is None:
+            return tuple(layers), frozenset([0])
+        above = (*layers[source.layer :], *layers[: source.layer])
+        if work.rewind:  # it may change any of them
+            return (source.name, *above), None
+        needed = above[:1] if source.past else ()  # in its first pass a session has nothing above the pause yet
+        return (source.name, *(above if source.past else layers)), frozenset([source.name, *needed])
 
     # -- the compute thread ---------------------------------------------------------------------------
 
     def _compute(self) -> None:
-        while (work := self._queue.get()[2]) is not None:
-            work.reply(self._carry_out(work))
+        while True:
+            while not (self.scheduler.tasks and self._admitted.empty()):
+                admitted = self._admitted.get()
+                if admitted is None:
+                    return
+                self._begin(*admitted)
+            for task in self.scheduler.round(lambda: not self._admitted.empty()):
+                self._end(task.work, task.result or task.error, changed=True)
 
-    def _carry_out(self, work: Work) -> Result:
+    def _begin(self, work: Work, request: Request) -> None:
         with self.lock:
-            if work.session.machine.state in END:
-                return IllegalMove(f"the session was {work.session.machine.state}")
-            work.session.machine.move(State.RUNNING)
-            self._current = work
-        changed = False
+            over = work.session.machine.state in END
+            if not over:
+                work.session.machine.move(State.RUNNING)
+                self._running[work.session.key] = work
+        if over:
+            work.reply(IllegalMove(f"the session was {work.session.machine.state}"))
+            return
         try:
             given = self.runner.prepare(work)
-            changed = True
-            result: Result = self.runner.run(work, given)
-        except NotFinite as error:  # between two passes: the session is whole
-            changed, result = False, error
-        except DjinnError as error:
-            result = error
-        except Exception as error:  # a defect must not take the other sessions' thread with it; it is reported
-            log.exception("request failed")
-            result = ServerFault(f"{type(error).__name__}: {error}")
-        work.session.residence.resident.wait()  # a session that stands still has all of its KV in one place
-        self._stand(work, isinstance(result, DjinnError), changed)
-        return result
+        except Exception as error:  # noqa: BLE001  told to the one who asked, and logged where it is a defect
+            self._end(work, error, changed=False)
+            return
+        self.scheduler.add(Task(work, request.rank, self.runner.steps(work, given)))
 
-    def _stand(self, work: Work, refused: bool, changed: bool) -> None:
-        """The session stands still again; one whose pass broke off half-way is lost."""
-        session = work.session
+    def _end(self, work: Work, result: Result | Exception, changed: bool) -> None:
+        """The session stands still again, and the client is told; one whose pass broke off half-way is lost."""
+        if isinstance(result, NotFinite):
+            changed = False  # between two passes: the session is whole
+        if not isinstance(result, Paused | Outcome | DjinnError):
+            log.error("a request failed", exc_info=result)
+            result = ServerFault(f"{type(result).__name__}: {result}")
+        session, refused = work.session, isinstance(result, DjinnError)
         with self.lock:
-            self._current = None
+            del self._running[session.key]
             if work.cancelled or (refused and changed):
                 session.machine.move(State.CANCELLED if work.cancelled else State.FAILED)
                 self.pager.release(session.residence)
-                return
-            for name in work.checkpoint_names.values() if refused else ():  # the client will never learn of them
-                session.checkpoints.pop(name, None)
-            self._give_back(session)
-            session.machine.move(State.PAUSED if session.pause else State.IDLE)
-            self.pager.stopped(session.residence)
+            else:
+                for name in work.checkpoint_names.values() if refused else ():  # the client will never learn of them
+                    session.checkpoints.pop(name, None)
+                self._give_back(session)
+                session.machine.move(State.PAUSED if session.pause else State.IDLE)
+                self.pager.stopped(session.residence)
+        work.reply(result)
 
     def _give_back(self, session: Session) -> None:
         """Hidden states that nothing can go on from any more: reserved in vain, resumed, overtaken or discarded."""
-        for name in session.residence.kept.keys() - session.kept():
+        kept = session.kept()
+        for name in [key for key in session.residence.body.parts if isinstance(key, str) and key not in kept]:
             self.pager.drop(session.residence, name)

@@ -1,41 +1,35 @@
-"""Carry out one request on the compute thread: passes, sampling, pauses and checkpoints.
+"""Carry out one request on the compute thread: which passes it needs, sampling, pauses and checkpoints.
 
-The session has all the memory it needs when this starts. One row: a session's bits cannot depend on its neighbours.
-Copies made here: a pause or checkpoint copies one hidden state into its reserved place.
+A request is a generator of the passes that it wants (`Step`); whoever drives it runs them, alone or together with those of
+others, and sends back what came. The session has all the memory it needs when this starts, or gates before what is
+still on its way. Copies made here: a pause or checkpoint copies one hidden state into its reserved place.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
 from functools import partial
 
 import torch
 
-from djinn.engine.clock import Clock
+from djinn.engine.clock import mark
 from djinn.engine.edit import edited
 from djinn.engine.sampler import Sampler
-from djinn.engine.session import Checkpoint, Outcome, Paused, Work
+from djinn.engine.session import Checkpoint, Outcome, Paused, Session, Work
+from djinn.engine.steps import Pass, Step
 from djinn.errors import IllegalMove
-from djinn.layout import Layout
-from djinn.model.executor import Executor, Finished, Stopped
+from djinn.model.executor import Finished, Stopped
+from djinn.paging.pager import Pager
 
-
-@dataclass(frozen=True)
-class Pass:
-    """One pass of the model over `ids`, or what is left of it above layer `start`."""
-
-    ids: tuple[int, ...]
-    past: int  # tokens before it
-    start: int = 0
-    hidden: torch.Tensor | None = None  # (1, len(ids), hidden_size), after layer `start`
+Steps = Generator[Step, Stopped | Finished, Paused | Outcome]
+WRITE_THROUGH = 32  # tokens of a pass from which on its layers are copied out behind it; fewer wait for an eviction
 
 
 class Runner:
-    def __init__(self, executor: Executor, layout: Layout, device: torch.device) -> None:
-        self.executor, self.layout, self.device = executor, layout, device
-        self.clock = Clock(device)
+    def __init__(self, pager: Pager, device: torch.device) -> None:
+        self.pager, self.layout, self.device = pager, pager.layout, device
+        self.token_bytes = pager.shape.layer_token_bytes
 
     def prepare(self, work: Work) -> list[Pass]:
         """The passes whose input the request gives, edits applied. Changes nothing, whatever it raises.
@@ -44,7 +38,7 @@ class Runner:
         """
         past, passes, source = work.past(), [], work.resume_from
         if source is not None:
-            kept = self.layout.hidden(work.session.residence, source.name)
+            kept = self.layout.hidden(work.session.residence, source.name, len(source.ids))
             hidden = kept if work.activation is None else work.activation.to(self.device, kept.dtype)
             if work.activation is not None or work.edits:
                 hidden = edited(hidden, work.edits)
@@ -54,15 +48,23 @@ class Runner:
             passes.append(Pass(work.fed(), past))
         return passes
 
-    def run(self, work: Work, given: list[Pass]) -> Paused | Outcome:
-        """Runs until the pause, the last token or a stop token. Leaves the session's lengths and kept states true."""
-        session = work.session
-        session.cache.bind(self.layout.slabs(session.residence))
+    def steps(self, work: Work, given: list[Pass]) -> Steps:
+        """The passes until the pause, the last token or a stop token. Leaves the session's lengths and kept states true."""
+        session, residence = work.session, work.session.residence
+        session.cache.bind(self.layout.slabs(residence), residence.gates, partial(self._written, session))
         try:
-            return _Run(self, work).carry_out(given)
+            return (yield from _Run(self, work).carry_out(given))
         finally:
             session.cache.unbind()
-            session.residence.lengths = session.cache.lengths
+            self.set_lengths(session)
+
+    def set_lengths(self, session: Session) -> None:
+        live = {layer: length * self.token_bytes for layer, length in enumerate(session.cache.lengths)}
+        self.pager.set_live(session.residence, live)
+
+    def _written(self, session: Session, layer: int, tokens: int) -> None:
+        if tokens - session.cache.layers[layer].past >= WRITE_THROUGH:
+            self.pager.written(session.residence, layer, tokens * self.token_bytes)
 
 
 class _Run:
@@ -72,19 +74,19 @@ class _Run:
         self.runner, self.work, self.session = runner, work, work.session
         self.tokens: list[int] = []
         self.all_logits: list[torch.Tensor] = []
-        self.stamps = {"accepted": work.accepted_ns, **work.session.residence.stamps}
+        self.residence = work.session.residence
+        self.stamps = {"accepted": work.accepted_ns, "ready": self.residence.stamps["ready"]}
         self.first_layer: Callable[[], int] | None = None
 
-    def carry_out(self, given: list[Pass]) -> Paused | Outcome:
+    def carry_out(self, given: list[Pass]) -> Steps:
         work, session = self.work, self.session
         if work.rewind:
             self._rewind(given[0])
         if work.sampling is not None:
             session.sampler = Sampler(work.sampling)
-        self.runner.clock.start()
         for number, one in enumerate(given):
             last = number == len(given) - 1
-            stopped = self._forward(one, stop=last and work.break_token is None, tapped=number == 0)
+            stopped = yield from self._forward(one, stop=last and work.break_token is None, tapped=number == 0)
             if stopped:
                 return self._pause(one, stopped)
         while len(self.tokens) < work.max_new_tokens:
@@ -94,7 +96,7 @@ class _Run:
             if ended and not stop:
                 break
             one = Pass(tuple(session.unfed), session.length)
-            stopped = self._forward(one, stop)
+            stopped = yield from self._forward(one, stop)
             if stopped:
                 return self._pause(one, stopped)
         return self._outcome()
@@ -103,30 +105,27 @@ class _Run:
         """Take the session back to where its checkpoint was; an edit there overtakes the checkpoints above it."""
         work, session = self.work, self.session
         source = work.resume_from
-        session.residence.resident.wait()
         for index, layer in enumerate(session.cache.layers):
             layer.length = source.past + (len(source.ids) if index < source.layer else 0)
+        self.runner.set_lengths(session)
         session.length, session.unfed, session.pause = source.past, [], None
         session.sampler = source.sampler.copy()
-        kept = self.runner.layout.hidden(session.residence, source.name)
+        kept = self.runner.layout.hidden(session.residence, source.name, len(source.ids))
         if (work.edits or work.activation is not None) and not torch.equal(first.hidden, kept):
             above = [c.name for c in session.checkpoints.values() if c.layer > source.layer]
             for name in above:  # the layers between are about to be written anew: their KV is no longer theirs
                 del session.checkpoints[name]
 
-    def _forward(self, one: Pass, stop: bool, tapped: bool = False) -> Stopped | None:
+    def _forward(
+        self, one: Pass, stop: bool, tapped: bool = False
+    ) -> Generator[Step, Stopped | Finished, Stopped | None]:
         """One pass; None when it ran to the end, and then the session holds its tokens and logits."""
         work, session = self.work, self.session
         if work.cancelled:
             raise IllegalMove("the session was cancelled")
-        if one.past or one.start == 0:
-            session.residence.resident.wait()  # a pass over a past needs all of the past
-        result = self.runner.executor.run(
+        result = yield Step(
             session.cache,
-            torch.tensor([one.ids], device=self.runner.device),
-            one.past,
-            start=one.start,
-            hidden=one.hidden,
+            one,
             stop=work.break_at if stop else None,
             taps={layer: partial(self._checkpoint, one, layer) for layer in work.checkpoint_at} if tapped else {},
             all_logits=work.logits == "all",
@@ -148,7 +147,7 @@ class _Run:
 
     def _mark_first(self) -> None:
         if self.first_layer is None:  # of the first pass alone
-            self.first_layer = self.runner.clock.mark()
+            self.first_layer = mark(self.runner.device)
 
     def _checkpoint(self, one: Pass, layer: int, hidden: torch.Tensor) -> None:
         name = self.work.checkpoint_names[layer]
@@ -161,7 +160,6 @@ class _Run:
         if self.runner.device.type == "cuda":
             torch.cuda.current_stream().synchronize()  # a paused session's bytes may be copied by others from now on
         session.pause = Checkpoint(work.pause_name, stopped.layer, one.ids, one.past)
-        session.residence.hidden_suffices = one.past == 0
         if self.first_layer:
             self.stamps["first_layer"] = self.first_layer()
         self.stamps["done"] = time.monotonic_ns()
@@ -169,9 +167,8 @@ class _Run:
 
     def _outcome(self) -> Outcome:
         session, stamps = self.session, self.stamps
-        session.residence.hidden_suffices = False
-        session.residence.resident.wait()
-        stamps["resident"] = session.residence.stamps.get("resident", stamps.get("ready", stamps["accepted"]))
+        self.residence.resident.wait()
+        stamps["resident"] = self.residence.stamps["resident"]
         stamps["first_layer"] = self.first_layer() if self.first_layer else stamps["accepted"]
         stamps.setdefault("logits", stamps["accepted"])  # no pass ran: they were there
         stamps["done"] = time.monotonic_ns()
@@ -183,12 +180,13 @@ class _Run:
         return Outcome(self.tokens, logits, dict(self.work.checkpoint_names), stamps)
 
     def _keep(self, name: str, hidden: torch.Tensor) -> None:
-        self.runner.layout.hidden(self.session.residence, name).copy_(hidden)
-        self.session.residence.kept[name].filled = True
+        rows = hidden.shape[1]
+        self.runner.layout.hidden(self.residence, name, rows).copy_(hidden)
+        self.runner.pager.set_live(self.residence, {name: self.runner.pager.shape.hidden_bytes(rows)})
 
     def _to_host(self, result: Finished) -> torch.Tensor:
         """The last position's logits, float32 on the host; all of them are kept aside when asked for."""
         logits = result.logits[0].float().cpu()
         if self.work.logits == "all":
             self.all_logits.append(logits)
-        return logits[-1]
+        return logits[-1].clone()  # of a batch's rows it would keep all

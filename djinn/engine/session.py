@@ -12,7 +12,7 @@ from djinn.edits import AnyEdit
 from djinn.engine.sampler import Sampler
 from djinn.errors import DjinnError
 from djinn.model.slabs import SlabCache
-from djinn.residence import Residence
+from djinn.paging.residence import Residence
 from djinn.sampling import Sampling
 from djinn.states import Machine
 
@@ -51,9 +51,9 @@ class Session:
         self.serial += 1
         return f"{what}-{self.serial}"
 
-    def kept(self) -> set[str]:
-        """Names of the hidden states that can still be gone on from."""
-        return {*self.checkpoints} | ({self.pause.name} if self.pause else set())
+    def kept(self) -> dict[str, Checkpoint]:
+        """The hidden states that can still be gone on from, by name."""
+        return self.checkpoints | ({self.pause.name: self.pause} if self.pause else {})
 
 
 @dataclass
@@ -76,7 +76,6 @@ class Work:
     stop_tokens: frozenset[int] = frozenset()
     sampling: Sampling | None = None  # None: the session's own goes on
     on_token: Callable[[int, int], None] | None = None  # called with (index, token) as each is chosen
-    keeps: dict[str, int] = field(default_factory=dict)  # reserved: name -> rows
     pause_name: str | None = None
     checkpoint_names: dict[int, str] = field(default_factory=dict)  # layer -> name
     cancelled: bool = False

@@ -12,7 +12,7 @@ position or rotary table comes from the cache's current lengths or from what oth
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from djinn.model.layers import find_layers
 from djinn.model.rotary import RotaryState
+from djinn.model.rows import RowsCache, rows_attended, use_row_attention
 from djinn.model.slabs import SlabCache
 
 Tap = Callable[[torch.Tensor], None]
@@ -27,27 +28,27 @@ Tap = Callable[[torch.Tensor], None]
 
 @dataclass(frozen=True)
 class Stopped:
-    hidden: torch.Tensor  # (1, tokens, hidden_size), after `layer` layers
+    hidden: torch.Tensor  # (rows, tokens, hidden_size), after `layer` layers
     layer: int
 
 
 @dataclass(frozen=True)
 class Finished:
-    logits: torch.Tensor  # (1, kept positions, vocabulary)
+    logits: torch.Tensor  # (rows, kept positions, vocabulary)
 
 
 class _Stop(BaseException):
     """Leaves the model's forward. Not an Exception, so that no handler in a model takes it for a failure."""
 
-    def __init__(self, hidden: torch.Tensor) -> None:
-        self.hidden = hidden
+    def __init__(self, hidden: torch.Tensor, layer: int) -> None:
+        self.stopped = Stopped(hidden, layer)
 
 
 @dataclass
 class _Pass:
     start: int = 0  # layers already done
     hidden: torch.Tensor | None = None
-    stop: int | None = None
+    stop: Callable[[int], bool] = lambda layer: False
     taps: Mapping[int, Tap] = field(default_factory=dict)
     on_first: Callable[[], None] = lambda: None
 
@@ -64,6 +65,9 @@ class Executor:
         # How many values each layer returns behind its hidden state in a tuple; -1: the hidden state alone. None: not seen yet.
         self._extras: list[int | None] = [None] * self.depth
         self._pass: _Pass | None = None
+        takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        # Whether `run_rows` may be tried; the probe finds out if it serves.
+        self.takes_rows = takes_positions and use_row_attention(model, self.depth)
         for index, layer in enumerate(self.layers):
             layer.forward = self._wrap(index, layer.forward)
 
@@ -84,13 +88,12 @@ class Executor:
                 run.on_first()
             if done in run.taps:
                 run.taps[done](hidden)
-            if done == run.stop:
-                raise _Stop(hidden)
+            if run.stop(done):
+                raise _Stop(hidden, done)
             return out
 
         return stand_in
 
-    @torch.inference_mode()
     def run(
         self,
         cache: SlabCache,
@@ -99,34 +102,85 @@ class Executor:
         *,
         start: int = 0,
         hidden: torch.Tensor | None = None,
-        stop: int | None = None,
+        stop: int | Callable[[int], bool] | None = None,
         taps: Mapping[int, Tap] | None = None,
         all_logits: bool = False,
         on_first: Callable[[], None] = lambda: None,
     ) -> Stopped | Finished:
         """One pass over `ids` `(1, n)` at positions past..past+n-1.
 
-        start, hidden: go on above layer `start` with this state `(1, n, hidden_size)`. stop: leave after that layer.
-        taps: called with the hidden state after those layers, the pass running on. on_first: called when the first
-        layer that runs has been issued.
+        start, hidden: go on above layer `start` with this state `(1, n, hidden_size)`. stop: leave after that layer, or
+        after the first for which it is true. taps: called with the hidden state after those layers, the pass running
+        on. on_first: called when the first layer that runs has been issued.
         """
         cache.begin(past)  # the model counts its positions from here: RoBERTa's start at 2, so they are left to it
         # An index, not the slice -1: torch copies the whole head's weights for a sliced row (70 ms a pass on one CPU core).
-        last = torch.tensor([ids.shape[1] - 1], device=ids.device)
-        keep = {"logits_to_keep": 0 if all_logits else last} if self._keeps else {}
-        if None in self._extras[:start]:  # a session that another process paused: no layer has run here yet
-            self.model(input_ids=ids[:, :1], use_cache=False)
+        last = 0 if all_logits else torch.tensor([ids.shape[1] - 1], device=ids.device)
+        return self._forward(cache, ids, last, _Pass(start, hidden, _stop(stop), taps or {}, on_first))
+
+    def run_rows(
+        self,
+        caches: Sequence[SlabCache],
+        tokens: Sequence[int],
+        pasts: Sequence[int],
+        rows: int,
+        *,
+        start: int = 0,
+        hidden: torch.Tensor | None = None,
+        stop: int | None = None,
+        on_first: Callable[[], None] = lambda: None,
+    ) -> Stopped | Finished:
+        """One token of each cache in one pass of `rows` rows, those beyond the caches being padding.
+
+        start, hidden `(live rows, 1, hidden_size)`, stop, on_first: as for `run`, for all rows alike. What comes back
+        holds the live rows.
+        """
+        live, device = len(caches), self.model.device
+        padding = [0] * (rows - live)
+        cache = RowsCache(caches, self.depth)
+        for one, past in zip(caches, pasts, strict=True):
+            one.begin(past)
+        ids = torch.tensor([*tokens, *padding], device=device)[:, None]
+        positions = torch.tensor([*pasts, *padding], device=device)[:, None]
+        if hidden is not None:
+            hidden = torch.cat([hidden, hidden.new_zeros((rows - live, *hidden.shape[1:]))])
+        last = torch.tensor([0], device=device)
+        with rows_attended(cache):
+            result = self._forward(
+                cache, ids, last, _Pass(start, hidden, _stop(stop), {}, on_first), position_ids=positions
+            )
+        if isinstance(result, Stopped):
+            return Stopped(result.hidden[:live], result.layer)
+        return Finished(result.logits[:live])
+
+    @torch.inference_mode()
+    def _forward(
+        self,
+        cache: SlabCache | RowsCache,
+        ids: torch.Tensor,
+        last: torch.Tensor | int,
+        run: _Pass,
+        **positions: torch.Tensor,
+    ) -> Stopped | Finished:
+        keep = {"logits_to_keep": last} if self._keeps else {}
+        if None in self._extras[: run.start]:  # a session that another process paused: no layer has run here yet
+            self.model(input_ids=ids[:1, :1], use_cache=False)
         self.rotary.reset()
-        self._pass = _Pass(start, hidden, stop, taps or {}, on_first)
+        self._pass = run
         try:
             out = self.model(
                 input_ids=ids,
                 past_key_values=cache,
                 use_cache=True,
                 **keep,
+                **positions,
             )
-        except _Stop as stopped:
-            return Stopped(stopped.hidden, stop)
+        except _Stop as left:
+            return left.stopped
         finally:
             self._pass = None
-        return Finished(out.logits if all_logits else out.logits[:, -1:])
+        return Finished(out.logits if isinstance(last, int) else out.logits[:, -1:])
+
+
+def _stop(where: int | Callable[[int], bool] | None) -> Callable[[int], bool]:
+    return where if callable(where) else lambda layer: layer == where

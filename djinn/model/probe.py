@@ -106,7 +106,7 @@ def _compare(
     model, depth, n = executor.model, executor.depth, ids.shape[1] - 1
     _plain_forward(executor, ids.flip(1))  # somebody else's pass lies between
     cache = SlabCache(depth)
-    cache.bind(torch.zeros((depth, 2, n + 1, kv_heads, head_dim), dtype=model.dtype, device=model.device))
+    cache.bind(torch.zeros((depth, n + 1, 2, kv_heads, head_dim), dtype=model.dtype, device=model.device))
     found: dict[Place, torch.Tensor] = {}
     broken: dict[Place, str] = {}
     for phase, past, end in ((0, 0, n), (1, n, n + 1)):

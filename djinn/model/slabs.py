@@ -1,7 +1,7 @@
 """A transformers Cache whose keys and values lie in slabs that somebody else owns.
 
-A slab is one session's KV of one layer: `[2, capacity, kv_heads, head_dim]`, token-major, so that the live tokens are
-one run of bytes for keys and one for values, and attention reads them in place through a transposed view.
+A slab is one session's KV of one layer: `[capacity, 2, kv_heads, head_dim]`, token after token, so that the live tokens
+are one run of bytes, and attention reads them in place through a transposed view.
 
 While a pass runs, every layer reports the length from before the pass: masks and positions come out the same whether
 the pass starts at layer 0 or goes on above a breakpoint, where the lower layers already hold the new tokens.
@@ -9,12 +9,20 @@ the pass starts at layer 0 or goes on above a breakpoint, where the lower layers
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Protocol
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from djinn.errors import UnsupportedModel
+
+
+class Gate(Protocol):
+    """Holds what computes from now on until a layer's older tokens are back on the device."""
+
+    def hold(self) -> None: ...
 
 
 class SlabLayer(CacheLayerMixin):
@@ -25,6 +33,8 @@ class SlabLayer(CacheLayerMixin):
         self.slab: torch.Tensor | None = None
         self.past = 0  # tokens before the running pass
         self.length = 0  # tokens held now
+        self.gate: Gate | None = None  # its older tokens are on their way back to the device
+        self.written: Callable[[int], None] | None = None  # told the length, when the pass has written its tokens
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -40,10 +50,15 @@ class SlabLayer(CacheLayerMixin):
                 f"a layer keeps keys {tuple(key_states.shape)} and values {tuple(value_states.shape)}, "
                 f"the config says (kv_heads, head_dim) = {tuple(self.slab.shape[2:])} for both"
             )
-        self.slab[0, self.past : end] = key_states[0].transpose(0, 1)
-        self.slab[1, self.past : end] = value_states[0].transpose(0, 1)
+        if self.gate:
+            self.gate.hold()
+            self.gate = None
+        self.slab[self.past : end, 0] = key_states[0].transpose(0, 1)
+        self.slab[self.past : end, 1] = value_states[0].transpose(0, 1)
         self.length = end
-        return self.slab[0, :end].transpose(0, 1)[None], self.slab[1, :end].transpose(0, 1)[None]
+        if self.written:
+            self.written(end)
+        return self.slab[:end, 0].transpose(0, 1)[None], self.slab[:end, 1].transpose(0, 1)[None]
 
     def get_seq_length(self) -> int:
         return self.past
@@ -61,14 +76,23 @@ class SlabCache(Cache):
     def __init__(self, layers: int) -> None:
         super().__init__(layers=[SlabLayer() for _ in range(layers)])
 
-    def bind(self, slabs: Iterable[torch.Tensor]) -> None:
-        """`slabs`: for each layer `[2, capacity, kv_heads, head_dim]`."""
-        for layer, slab in zip(self.layers, slabs, strict=True):
-            layer.slab = slab
+    def bind(
+        self,
+        slabs: Iterable[torch.Tensor],
+        gates: Mapping[int, Gate] = {},
+        written: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """`slabs`: for each layer `[capacity, 2, kv_heads, head_dim]`. gates: before layers whose tokens are on their way.
+
+        written: called with (layer from 0, tokens) when a pass has written them.
+        """
+        for index, (layer, slab) in enumerate(zip(self.layers, slabs, strict=True)):
+            layer.slab, layer.gate = slab, gates.get(index)
+            layer.written = partial(written, index) if written else None
 
     def unbind(self) -> None:
         for layer in self.layers:
-            layer.slab = None
+            layer.slab = layer.gate = layer.written = None
 
     def begin(self, past: int) -> None:
         """A pass over tokens from position `past` starts, or goes on."""

@@ -10,23 +10,30 @@ import torch
 
 from djinn.engine.engine import Engine
 from djinn.engine.runner import Runner
+from djinn.engine.scheduler import Scheduler
 from djinn.errors import BudgetTooSmall
 from djinn.model.executor import Executor
 from djinn.model.load import load_model, torch_device
 from djinn.model.probe import probe
-from djinn.pager import Pager
+from djinn.model.probe_rows import probe_rows
+from djinn.paging.pager import Pager
 from djinn.server.plan import make_plan, workspace_bytes
+from djinn.server.pulse import Pulse
 from djinn.server.service import Service, welcome
 from djinn.sizes import KVShape, format_bytes
-from djinn.tiers.copier import Copier
-from djinn.tiers.pools import Pool
+from djinn.tiers.cuda import CudaDevice
+from djinn.tiers.disk import Disk
+from djinn.tiers.pools import HostPool, Pool
+from djinn.tiers.streams import HostDevice
+from djinn.timeline import Timeline
 
 log = logging.getLogger(__name__)
+ROWS = {"cpu": 8, "cuda": 32}  # sessions decoded in one pass, where nothing else is asked for
 CPU_BUDGET = 2 * 10**9  # bytes, where none is given
 
 
 def build_service(
-    args: argparse.Namespace, device: str, device_budget: int | None, host_budget: int
+    args: argparse.Namespace, device: str, device_budget: int | None, host_budget: int, disk_budget: int
 ) -> tuple[Service, str, Callable[[], None]]:
     """(the service, the memory plan as a table, what ends its threads). Everything is allocated when this returns."""
     if args.threads:
@@ -40,6 +47,7 @@ def build_service(
     log.info("loaded %s from %s, %s", facts["name"], facts["source"], format_bytes(facts["bytes"]))
     executor = Executor(loaded.model)
     probe(executor)
+    rows = (args.decode_rows or ROWS[place.type]) if probe_rows(executor) else 1
     log.info("probe: %d layers agree with the plain forward", executor.depth)
     shape = KVShape(facts["layers"], facts["kv_heads"], facts["head_dim"], facts["hidden_size"], facts["dtype"])
     max_tokens = min(args.max_tokens, facts["max_tokens"] or args.max_tokens)
@@ -51,14 +59,21 @@ def build_service(
         host_budget,
     )
     _check_card(place, plan.arena_bytes)
-    arena = Pool(plan.arena_bytes, place)
-    host = Pool(host_budget, torch.device("cpu"), pinned=place.type == "cuda")
-    pager = Pager(shape, arena, host, Copier(place))
-    engine = Engine(Runner(executor, pager.layout, place), pager, facts["vocab_size"], max_tokens)
+    timeline = Timeline()
+    unit = 32 * shape.layer_token_bytes
+    arena, host = Pool(plan.arena_bytes, place, unit), HostPool(host_budget, unit, pinned=place.type == "cuda")
+    streams = CudaDevice(place, timeline) if place.type == "cuda" else HostDevice(timeline)
+    disk = Disk(args.state_dir, timeline) if disk_budget else None
+    pager = Pager(shape, arena, host, streams, disk, disk_budget)
+    scheduler = Scheduler(executor, place, timeline, rows, args.deterministic == "on")
+    engine = Engine(Runner(pager, place), scheduler, pager, facts["vocab_size"], max_tokens)
     hello = welcome(facts, str(place), plan.numbers(), max_tokens)
     service = Service(engine, hello, f"tcp://{args.host}:{args.port or '*'}")
 
+    pulse = Pulse(engine)
+
     def shut_down() -> None:
+        pulse.stop()
         engine.shut_down()
         pager.shut_down()
 

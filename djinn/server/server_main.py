@@ -9,8 +9,9 @@ import argparse
 import logging
 import signal
 import sys
+from pathlib import Path
 
-from djinn.errors import BadRequest, DjinnError, NotYet
+from djinn.errors import BadRequest, DjinnError
 from djinn.launch import READY, last_words
 from djinn.lifeline import die_with_parent
 from djinn.sizes import parse_bytes
@@ -41,8 +42,15 @@ def parser() -> argparse.ArgumentParser:
         help="weights + workspace + arena, such as 80GB (default: 90%% of the card, 2GB on a CPU)",
     )
     p.add_argument("--host-budget", default="2GB", help="host pool for evicted sessions (default: %(default)s)")
-    p.add_argument("--disk-budget", help="size of the disk tier behind the host pool (not built yet)")
-    p.add_argument("--state-dir", help="folder of the disk tier (not built yet)")
+    p.add_argument("--disk-budget", default="0", help="disk tier behind the host pool, such as 20GB (default: none)")
+    p.add_argument("--state-dir", help="folder for the disk tier's files (default: the system's for temporary files)")
+    p.add_argument(
+        "--deterministic",
+        choices=("on", "off"),
+        default="on",
+        help="decode in a fixed number of rows, so that no session's bits depend on its neighbours (default: %(default)s)",
+    )
+    p.add_argument("--decode-rows", type=int, help="sessions decoded in one pass (default: 8 on a CPU, 32 on CUDA)")
     p.add_argument(
         "--max-tokens", type=int, default=4096, help="longest session (default: %(default)s, or the model's limit)"
     )
@@ -68,14 +76,14 @@ def run(args: argparse.Namespace) -> None:
         raise BadRequest(
             f"--host {args.host}: this server has no keys yet and listens on loopback only; reach it through a tunnel"
         )
-    for option in ("disk_budget", "state_dir"):
-        if getattr(args, option) is not None:
-            raise NotYet(f"{option} is for the disk tier, which is not built yet: leave it out")
+    if args.state_dir and not Path(args.state_dir).is_dir():
+        raise BadRequest(f"--state-dir {args.state_dir} is not a folder: make it first")
     from djinn.server.build import build_service
 
     device = choose_device(args)
     budget = parse_bytes(args.device_budget) if args.device_budget else None
-    service, table, shut_down = build_service(args, device, budget, parse_bytes(args.host_budget))
+    host, disk = parse_bytes(args.host_budget), parse_bytes(args.disk_budget)
+    service, table, shut_down = build_service(args, device, budget, host, disk)
     print(table, flush=True)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: service.stop())

@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 import numpy as np
+import torch
 import zmq
 
 import djinn
@@ -68,6 +69,8 @@ class Service:
             number, body, arrays = unpack(frames, "request")
             if isinstance(body, Computes):
                 self._submit(peer, number, body, arrays, accepted_ns)
+            elif isinstance(body, m.FetchActivation):
+                self._fetch(peer, number, body)
             else:
                 self._outbox.post(peer, number, *self._answer(body))
         except DjinnError as error:
@@ -93,6 +96,17 @@ class Service:
             work.on_token = on_token if body.stream else None
             self.engine.submit(work)
 
+    def _fetch(self, peer: bytes, number: int, body: m.FetchActivation) -> None:
+        """The reply comes now, or when the session has been read from the disk."""
+
+        def give(hidden: torch.Tensor | DjinnError) -> None:
+            if isinstance(hidden, DjinnError):
+                self._outbox.post(peer, number, m.Failure(code=hidden.code, message=str(hidden)))
+            else:
+                self._outbox.post(peer, number, m.ActivationReply(), [hidden.numpy()])
+
+        self.engine.activation(self.engine.find(body.session), body.name, give)
+
     def _answer(self, body: m.AnyRequest) -> tuple[m.AnyReply, list[np.ndarray]]:
         engine = self.engine
         match body:
@@ -104,15 +118,15 @@ class Service:
                 return self.welcome, []
             case m.Stats():
                 stats = engine.stats()
-                sessions = stats.pop("sessions")
-                return m.StatsReply(bytes=stats, sessions=sessions, clock_ns=time.monotonic_ns()), []
+                sessions, waits = stats.pop("sessions"), stats.pop("waits")
+                return m.StatsReply(bytes=stats, sessions=sessions, waits=waits, clock_ns=time.monotonic_ns()), []
+            case m.Spans():
+                return m.SpansReply(spans=tuple(engine.spans())), []
             case m.Open():
                 return m.Opened(session=engine.open().key), []
             case m.Describe(session=key):
                 machine = engine.machine(key)
                 return m.Described(state=str(machine.state), history=tuple(machine.stamps())), []
-            case m.FetchActivation(session=key, name=name):
-                return m.ActivationReply(), [engine.activation(engine.find(key), name).numpy()]
             case m.Discard(session=key, name=name):
                 engine.discard(engine.find(key), name)
             case m.Park(session=key, durable=durable):

@@ -1,4 +1,7 @@
-"""A first-fit allocator of extents in one address range. Pure: it hands out numbers, it holds no memory."""
+"""A first-fit allocator of extents in one address range. Pure: it hands out numbers, it holds no memory.
+
+Everything is a multiple of one unit, so that a hole is never too small to be of use to somebody.
+"""
 
 from __future__ import annotations
 
@@ -11,45 +14,92 @@ ALIGNMENT = 256  # bytes: what vectorised copies and attention kernels want of a
 @dataclass(frozen=True, order=True)
 class Extent:
     start: int
-    size: int  # bytes, a multiple of ALIGNMENT
+    size: int  # bytes, a multiple of the unit
 
     @property
     def end(self) -> int:
         return self.start + self.size
 
 
-def aligned(nbytes: int) -> int:
-    """`nbytes` rounded up to what an extent can have."""
-    return -(-nbytes // ALIGNMENT) * ALIGNMENT
-
-
 class Extents:
     """Free list of `capacity` bytes. Neighbouring free extents are one, so a drained range is whole again."""
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity // ALIGNMENT * ALIGNMENT
+    def __init__(self, capacity: int, unit: int = ALIGNMENT) -> None:
+        self.unit = unit
+        self.capacity = capacity // unit * unit
+        self.free_bytes = self.capacity
         self._free = [Extent(0, self.capacity)] if self.capacity else []
 
-    @property
-    def free_bytes(self) -> int:
-        return sum(extent.size for extent in self._free)
+    def rounded(self, nbytes: int) -> int:
+        """`nbytes` rounded up to what an extent can have."""
+        return -(-nbytes // self.unit) * self.unit
 
     def take(self, *sizes: int) -> list[Extent] | None:
         """One extent for each size (bytes), or None and nothing taken if they do not all fit."""
-        before, taken = list(self._free), []
-        for size in map(aligned, sizes):
-            at = next((i for i, extent in enumerate(self._free) if extent.size >= size), None)
+        before, taken = (list(self._free), self.free_bytes), []
+        for size in map(self.rounded, sizes):
+            at = next((i for i, hole in enumerate(self._free) if hole.size >= size), None)
             if at is None:
-                self._free = before
+                self._free, self.free_bytes = before
                 return None
-            hole = self._free.pop(at)
-            taken.append(Extent(hole.start, size))
-            if hole.size > size:
-                self._free.insert(at, Extent(hole.start + size, hole.size - size))
+            taken.append(self._cut(at, size))
         return taken
+
+    def fits(self, *sizes: int) -> bool:
+        """Whether `take` would succeed."""
+        taken = self.take(*sizes)
+        for extent in taken or ():
+            self.give(extent)
+        return taken is not None
+
+    def take_below(self, nbytes: int, limit: int) -> Extent | None:
+        """The lowest place for `nbytes` that starts below the address `limit`."""
+        size = self.rounded(nbytes)
+        at = next((i for i, hole in enumerate(self._free) if hole.size >= size), None)
+        return self._cut(at, size) if at is not None and self._free[at].start < limit else None
+
+    def take_scattered(self, nbytes: int) -> list[Extent] | None:
+        """Extents of `nbytes` in all, one where a hole is large enough; None if the free bytes do not suffice."""
+        left, taken = self.rounded(nbytes), []
+        if left > self.free_bytes:
+            return None
+        while left:
+            at = next((i for i, hole in enumerate(self._free) if hole.size >= left), None)
+            if at is None:
+                at = max(range(len(self._free)), key=lambda i: self._free[i].size)
+            taken.append(self._cut(at, min(left, self._free[at].size)))
+            left -= taken[-1].size
+        return taken
+
+    def _cut(self, at: int, size: int) -> Extent:
+        hole = self._free.pop(at)
+        if hole.size > size:
+            self._free.insert(at, Extent(hole.start + size, hole.size - size))
+        self.free_bytes -= size
+        return Extent(hole.start, size)
+
+    def extend(self, extent: Extent, nbytes: int) -> Extent | None:
+        """`extent` grown in place to `nbytes`, or None where what lies behind it is taken."""
+        more = self.rounded(nbytes) - extent.size
+        at = bisect.bisect(self._free, extent)
+        hole = self._free[at] if at < len(self._free) else None
+        if hole is None or hole.start != extent.end or hole.size < more:
+            return None
+        self._cut(at, more)
+        return Extent(extent.start, extent.size + more)
+
+    def trim(self, extent: Extent, nbytes: int) -> Extent:
+        """`extent` shortened to `nbytes`; the rest is free."""
+        size = self.rounded(nbytes)
+        if size < extent.size:
+            self.give(Extent(extent.start + size, extent.size - size))
+        return Extent(extent.start, size)
 
     def give(self, extent: Extent) -> None:
         """Return an extent; raises ValueError if any of it is free already (an account that does not balance)."""
+        if not extent.size:
+            return
+        self.free_bytes += extent.size
         at = bisect.bisect(self._free, extent)
         left = self._free[at - 1] if at else None
         right = self._free[at] if at < len(self._free) else None

@@ -24,6 +24,10 @@ class Stats(_Request, tag="stats"):
     pass
 
 
+class Spans(_Request, tag="spans"):
+    pass
+
+
 class Open(_Request, tag="open"):
     pass
 
@@ -87,7 +91,19 @@ class Describe(_OfSession, tag="describe"):
 
 
 AnyRequest = (
-    Hello | Stats | Open | Prefill | Generate | Resume | FetchActivation | Discard | Park | Cancel | Close | Describe
+    Hello
+    | Stats
+    | Spans
+    | Open
+    | Prefill
+    | Generate
+    | Resume
+    | FetchActivation
+    | Discard
+    | Park
+    | Cancel
+    | Close
+    | Describe
 )
 
 
@@ -110,7 +126,14 @@ class Welcome(_Reply, tag="welcome"):
 class StatsReply(_Reply, tag="stats"):
     bytes: dict[str, int]
     sessions: dict[str, int]
+    waits: dict[str, int]
     clock_ns: int
+
+
+class SpansReply(_Reply, tag="spans"):
+    """(track, name, start ns, end ns, about)."""
+
+    spans: tuple[tuple[str, str, int, int, dict[str, int | str]], ...]
 
 
 class Opened(_Reply, tag="opened"):
@@ -161,6 +184,7 @@ class Failure(_Reply, tag="failure"):
 AnyReply = (
     Welcome
     | StatsReply
+    | SpansReply
     | Opened
     | TokenReply
     | PausedReply

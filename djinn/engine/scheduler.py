@@ -1,0 +1,137 @@
+"""Whose pass the device runs next: decoding sessions together, one at a time of the others, long prefills in slices.
+
+Requests under way take turns in rounds. A round decodes one token of every session that wants one, in a single pass, then
+runs the pass of the first of the others: resumed before new, then by arrival. A pass over many tokens is left between
+two layers when somebody else waits and it has had its share; it goes on from there in a later round, so nobody waits
+longer than a slice and a decode pass. Cut between layers, never by tokens, no result can tell.
+
+`deterministic`: every pass over one token runs in the same fixed number of rows, whoever shares it, so that a session's
+bits do not depend on its neighbours. Otherwise as many rows as there are sessions to decode.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+import torch
+
+from djinn.engine.session import Outcome, Paused, Work
+from djinn.engine.steps import Step
+from djinn.model.executor import Executor, Finished, Stopped
+from djinn.timeline import Timeline
+
+SLICE = 8192  # tokens x layers that a pass may run while others wait
+
+
+@dataclass
+class Task:
+    """A request under way. `step` is the pass it wants next, `done` and `hidden` how far a cut one has come."""
+
+    work: Work
+    rank: int
+    steps: Generator[Step, Stopped | Finished, Paused | Outcome]
+    step: Step | None = None
+    done: int = 0
+    hidden: torch.Tensor | None = None
+    served: int = 0  # passes it has had
+    result: Paused | Outcome | None = None
+    error: Exception | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.result is not None or self.error is not None
+
+    def advance(self, outcome: Stopped | Finished | None) -> None:
+        """Hand it what its pass gave; it says what it wants next, or ends."""
+        self.served += 1
+        try:
+            self.step = self.steps.send(outcome)
+            self.done, self.hidden = self.step.one.start, self.step.one.hidden
+        except StopIteration as end:
+            self.result = end.value
+        except Exception as error:  # noqa: BLE001  reported by the engine, to the one whose request it was
+            self.error = error
+
+
+class Scheduler:
+    def __init__(
+        self, executor: Executor, device: torch.device, timeline: Timeline, rows: int, deterministic: bool
+    ) -> None:
+        """rows: decoded in one pass at most; 1 where the model cannot take several."""
+        self.executor, self.device, self.timeline = executor, device, timeline
+        self.rows, self.deterministic = rows, deterministic
+        self.tasks: list[Task] = []
+
+    def add(self, task: Task) -> None:
+        self.tasks.append(task)
+        self.tasks.sort(key=lambda t: t.rank)
+        task.advance(None)
+
+    def round(self, somebody_came: Callable[[], bool]) -> list[Task]:
+        """Run what is due; returns the tasks that ended. `somebody_came`: whether a request waits that is not here yet."""
+        decoding = sorted((t for t in self.tasks if not t.over and t.step.decodes), key=lambda t: (t.served, t.rank))
+        together = decoding[: self.rows]
+        if len(together) == 1:
+            self._run(together[0], somebody_came)
+        elif together:
+            self._decode(together)
+        alone = next((task for task in self.tasks if not task.over and task not in together), None)
+        if alone:
+            self._run(alone, somebody_came)
+        ended = [task for task in self.tasks if task.over]
+        self.tasks = [task for task in self.tasks if not task.over]
+        for task in ended:
+            task.steps.close()  # of one that broke off: it leaves its session's lengths true
+        return ended
+
+    def _decode(self, tasks: list[Task]) -> None:
+        began = time.monotonic_ns()
+        steps = [task.step for task in tasks]
+        try:
+            found = self.executor.run_rows(
+                [step.cache for step in steps],
+                [step.one.ids[0] for step in steps],
+                [step.one.past for step in steps],
+                self.rows if self.deterministic else len(steps),
+                on_first=lambda: [step.on_first() for step in steps],
+            )
+        except Exception as error:  # noqa: BLE001  as above
+            for task in tasks:
+                task.error = error
+            return
+        logits = found.logits.float().cpu()  # one copy for all of them
+        self.timeline.add("compute", f"decode {len(tasks)}", began, time.monotonic_ns(), rows=len(tasks))
+        for row, task in enumerate(tasks):
+            task.advance(Finished(logits[row : row + 1]))
+
+    def _run(self, task: Task, somebody_came: Callable[[], bool]) -> None:
+        step, began, start = task.step, time.monotonic_ns(), task.done
+        share = start + max(1, SLICE // len(step.one.ids))
+
+        def stop(layer: int) -> bool:
+            waits = len(self.tasks) > 1 or somebody_came()
+            return layer == step.stop or (share <= layer < self.executor.depth and waits)
+
+        how = {"start": start, "hidden": task.hidden, "on_first": step.on_first}
+        try:
+            if self.rows > 1 and self.deterministic and len(step.one.ids) == 1 and not step.taps:
+                one = step.one
+                found = self.executor.run_rows([step.cache], one.ids, [one.past], self.rows, stop=step.stop, **how)
+            else:
+                ids = torch.tensor([step.one.ids], device=self.device)
+                found = self.executor.run(
+                    step.cache, ids, step.one.past, stop=stop, taps=step.taps, all_logits=step.all_logits, **how
+                )
+        except Exception as error:  # noqa: BLE001  as above
+            task.error = error
+            return
+        cut = isinstance(found, Stopped) and found.layer != step.stop
+        name = f"{'decode' if len(step.one.ids) == 1 else 'prefill'} {task.work.session.key[:8]}"
+        if cut:
+            task.done, task.hidden = found.layer, found.hidden
+        end = found.layer if isinstance(found, Stopped) else self.executor.depth
+        self.timeline.add("compute", name, began, time.monotonic_ns(), layers=f"{start}..{end}")
+        if not cut:
+            task.advance(found)

@@ -1,0 +1,36 @@
+"""What a request asks of the device next: one pass, and what is to be done on its way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from djinn.model.executor import Tap
+from djinn.model.slabs import SlabCache
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass of the model over `ids`, or what is left of it above layer `start`."""
+
+    ids: tuple[int, ...]
+    past: int  # tokens before it
+    start: int = 0
+    hidden: torch.Tensor | None = None  # (1, len(ids), hidden_size), after layer `start`
+
+
+@dataclass(frozen=True)
+class Step:
+    cache: SlabCache
+    one: Pass
+    stop: int | None = None  # leave after this layer
+    taps: Mapping[int, Tap] = field(default_factory=dict)
+    all_logits: bool = False
+    on_first: Callable[[], None] = lambda: None
+
+    @property
+    def decodes(self) -> bool:
+        """Whether it can share a pass with others: one token, from the first layer to the last."""
+        return len(self.one.ids) == 1 and not (self.one.start or self.stop or self.taps)

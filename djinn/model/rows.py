@@ -1,0 +1,119 @@
+"""Decode many sessions in one pass: one token each, every session's keys and values where they lie.
+
+The model runs on `(rows, 1)` ids; only attention is done row by row, by the model's own attention function over that
+row's slab. So nothing is gathered or padded but the rows themselves, sessions of any lengths go together, and a row's
+attention is what it would be alone. With a fixed number of rows the matrix products have one shape whoever is there, and
+a row's bits do not depend on its neighbours: that is what deterministic decoding rests on.
+
+Cost: a call of the attention function for each live row and layer. Serves the families whose attention goes through
+transformers' AttentionInterface; the load probe finds out (`batches`), the others decode one by one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from djinn.model.layers import FORWARD_FAILURES, plain_ids, text_config
+from djinn.model.slabs import SlabCache
+
+OWN, NAME = "sdpa", "djinn"  # the attention that is replaced, and the one that looks whether rows are decoded
+
+
+class RowsLayer(CacheLayerMixin):
+    """One layer of every row's cache. `rows[i]` is row i's keys and values after the pass's token was written."""
+
+    is_sliding = False
+
+    def __init__(self, index: int, caches: Sequence[SlabCache]) -> None:
+        super().__init__()
+        self._layers = [cache.layers[index] for cache in caches]
+        self.rows: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        pass
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write `(rows, kv_heads, 1, head_dim)` to each live row's slab; rows beyond them are padding."""
+        self.rows = [
+            layer.update(key_states[row : row + 1], value_states[row : row + 1])
+            for row, layer in enumerate(self._layers)
+        ]
+        return key_states, value_states
+
+    def get_seq_length(self) -> int:
+        return 0
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class RowsCache(Cache):
+    """The caches of the live rows, first rows first."""
+
+    def __init__(self, caches: Sequence[SlabCache], depth: int) -> None:
+        super().__init__(layers=[RowsLayer(index, caches) for index in range(depth)])
+
+
+_running = threading.local()  # .cache: the RowsCache of this thread's pass; .calls: attention calls outside of one
+
+
+@contextmanager
+def rows_attended(cache: RowsCache) -> Iterator[None]:
+    """Inside, this thread's attention is done row by row over `cache`."""
+    _running.cache = cache
+    try:
+        yield
+    finally:
+        _running.cache = None
+
+
+def use_row_attention(model: PreTrainedModel, depth: int) -> bool:
+    """Let `model` attend through here; False, and nothing changed, where its layers do not attend by torch's SDPA.
+
+    Found by trying: a pass over a few tokens must come through here once a layer, with the bits it had before.
+    """
+    config = text_config(model)
+    if config._attn_implementation != OWN:
+        return False
+    AttentionInterface.register(NAME, _attend)
+    AttentionMaskInterface.register(NAME, AttentionMaskInterface()[OWN])
+    ids = torch.tensor([plain_ids(config)[:3]], device=model.device)
+    with torch.inference_mode():
+        try:
+            before = model(input_ids=ids, use_cache=False).logits
+            config._attn_implementation = NAME
+            _running.calls = 0
+            same = torch.equal(model(input_ids=ids, use_cache=False).logits, before)
+        except FORWARD_FAILURES:  # the load probe says what is wrong with such a model
+            same = False
+    if same and _running.calls == depth:
+        return True
+    config._attn_implementation = OWN
+    return False
+
+
+def _attend(module: torch.nn.Module, query, key, value, attention_mask, **kwargs):
+    cache: RowsCache | None = getattr(_running, "cache", None)
+    if cache is None:
+        _running.calls = getattr(_running, "calls", 0) + 1
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    window, outs = kwargs.get("sliding_window"), []
+    for row, (keys, values) in enumerate(cache.layers[module.layer_idx].rows):
+        if window is not None:  # one query sees the last `window` tokens: no mask is needed for it
+            keys, values = keys[:, :, -window:], values[:, :, -window:]
+        outs.append(sdpa_attention_forward(module, query[row : row + 1], keys, values, None, **kwargs)[0])
+    padding = outs[0].new_zeros((query.shape[0] - len(outs), *outs[0].shape[1:]))
+    return torch.cat([*outs, padding]), None

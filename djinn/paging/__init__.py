@@ -1,0 +1,1 @@
+"""Virtual memory for sessions: the accounts and the policy (pure), and what carries them out."""

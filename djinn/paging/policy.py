@@ -1,0 +1,240 @@
+"""What happens next to the memory: who is let in, who goes, what is dropped. Pure: it reads and moves the ledger alone.
+
+Order of the waiting: resumed before new (see Request.rank), and memory goes to the first that lacks some, so that nobody
+starves behind smaller ones; who lacks nothing is let in at once. To make room: copies that cost nothing first (sessions
+whose bytes the host holds already), then the parked, then those that nobody looks at, then one that is large enough
+alone, then the one stopped longest. Sessions that are waited for go last, and only for one that waits before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from djinn.errors import OutOfMemory
+from djinn.paging.ledger import Ledger, Transfer
+from djinn.paging.residence import Body, Request, Residence
+from djinn.sizes import format_bytes
+from djinn.states import STOPPED, State
+
+
+@dataclass(frozen=True)
+class Grant:
+    """All that the request needs is on the device."""
+
+    request: Request
+
+
+@dataclass(frozen=True)
+class Move:
+    """A transfer has begun; for a restore, `request` is what it is for."""
+
+    transfer: Transfer
+    residence: Residence
+    request: Request | None = None
+
+
+@dataclass(frozen=True)
+class Spill:
+    body: Body
+
+
+@dataclass(frozen=True)
+class Fetch:
+    body: Body
+
+
+@dataclass(frozen=True)
+class Yielded:
+    """A duplicate's room is free: ask again."""
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """Nothing can make room for it, and nobody runs who might end."""
+
+    request: Request
+    error: OutOfMemory
+
+
+Step = Grant | Move | Spill | Fetch | Yielded | Refuse
+
+
+def next_step(book: Ledger) -> Step | None:
+    """The next thing to do, begun in the ledger; None when there is nothing until something ends."""
+    blocked = False
+    for request in book.waiting:
+        body = request.residence.body
+        if book.holds(request):
+            return Grant(request)
+        if blocked or body.moving or body.pins:
+            continue
+        step = _make_room(book, request)
+        if step:
+            return step
+        blocked = True
+    return _park(book) or (None if blocked else _prefetch(book))
+
+
+def _make_room(book: Ledger, request: Request) -> Step | None:
+    residence, body = request.residence, request.residence.body
+    total = sum(map(book.device.rounded, book.whole(request).values()))
+    if total > book.device.capacity:
+        whole = format_bytes(book.device.capacity)
+        error = (
+            f"the session needs {format_bytes(total)}, the whole arena has {whole}: start with a larger device_budget"
+        )
+        return Refuse(request, OutOfMemory(error))
+    missing = book.missing(request).values()
+    if not body.disk_bytes:
+        if placed := book.begin_place(request):
+            return Move(placed, residence, request)
+    elif book.device.fits(*missing):  # room up there first: fetched too early it would stand in the way of who must go
+        if fetched := book.begin_fetch(residence):
+            return Fetch(fetched)
+        return _host_room(book, request) or _wait_or_refuse(book, request, total)
+    missing = sum(map(book.device.rounded, missing))
+    if book.device.free_bytes >= missing and (compacted := _compact(book)):
+        return compacted
+    coming = sum(other.device_bytes for other in _bodies(book) if other.moving == "out")
+    if coming and book.device.free_bytes + coming >= missing:
+        return None
+    victims = _victims(book, request, missing - book.device.free_bytes - coming)
+    if not request.resumed and not _may_join(book, total):
+        victims = []
+    elif _may_leave(body) and _stands_still(residence):
+        victims.append(residence)  # last of all it steps aside itself, to come back into a larger place
+    for victim in victims:
+        if evicted := book.begin_evict(victim):
+            return Move(evicted, victim)
+    if victims and (step := _host_room(book, request)):
+        return step
+    return _wait_or_refuse(book, request, total)
+
+
+def _compact(book: Ledger) -> Move | None:
+    """The free bytes would do if they lay together: move somebody who stands still."""
+    for body in _bodies(book):
+        still = _may_leave(body) and not body.pins and all(map(_stands_still, body.sharers))
+        if still and (moved := book.begin_compact(body.sharers[0])):
+            return Move(moved, body.sharers[0])
+    return None
+
+
+def _victims(book: Ledger, request: Request, short: int) -> list[Residence]:
+    """One session of each body that may be evicted for `request`, best first."""
+
+    def order(residence: Residence) -> tuple:
+        body = residence.body
+        return (
+            residence.waiting is not None,
+            body.dirty_bytes > 0,
+            residence.machine.state is not State.IO_WAIT,
+            residence.intended,
+            body.device_bytes < short,
+            residence.machine.history[-1][1],
+        )
+
+    candidates = [
+        body.sharers[0]
+        for body in _bodies(book)
+        if _may_leave(body)
+        and body is not request.residence.body
+        and all(_stands_still(s) and (not s.waiting or s.waiting.rank > request.rank) for s in body.sharers)
+    ]
+    return sorted(candidates, key=order)
+
+
+def _may_leave(body: Body) -> bool:
+    return body.here and not body.moving and not body.leaving and body.device_bytes > 0
+
+
+def _stands_still(residence: Residence) -> bool:
+    return not residence.granted and residence.machine.state in STOPPED | {State.IO_WAIT}
+
+
+def _may_join(book: Ledger, asking: int) -> bool:
+    """Whether, a new session let in, one more could still step aside: else none that is evicted could come back.
+
+    Each tier is taken to hold whole sessions of the largest size, which is what it holds at worst.
+    """
+    sizes = [asking, *(sum(book.device.rounded(p.live) for p in body.parts.values()) for body in _bodies(book))]
+    largest = max(sizes)
+    tiers = (book.device.capacity, book.host.capacity, book.disk_capacity)
+    return sum(sizes) + largest <= sum(capacity // largest * largest for capacity in tiers)
+
+
+def _host_room(book: Ledger, request: Request) -> Step | None:
+    """Make some room in the host pool: a duplicate given back, else somebody's bytes written to the disk."""
+    for body in _bodies(book):
+        if body.here and not body.pins and not body.moving and body.has_host_copy:
+            book.yield_duplicate(body.sharers[0])
+            return Yielded()
+
+    def order(residence: Residence) -> tuple:
+        asks = residence.body is request.residence.body  # last of all: it makes room for who must go before it
+        return asks, residence.waiting is not None, residence.intended, residence.machine.history[-1][1]
+
+    cold = [
+        body.sharers[0]
+        for body in _bodies(book)
+        if body.has_host_copy
+        and not body.here
+        and not body.moving
+        and not body.pins
+        and all(not s.waiting or s.waiting.rank >= request.rank for s in body.sharers)
+    ]
+    for residence in sorted(cold, key=order):
+        if spilled := book.begin_spill(residence):
+            return Spill(spilled)
+    return None
+
+
+def _wait_or_refuse(book: Ledger, request: Request, total: int) -> Refuse | None:
+    runs = any(residence.granted for residence in book.residences.values())
+    if runs or book.more_host() or any(body.pins for body in _bodies(book)):
+        return None
+    error = (
+        f"no room for {format_bytes(total)}: arena {format_bytes(book.device.free_bytes)} of "
+        f"{format_bytes(book.device.capacity)} free, host pool {format_bytes(book.host.free_bytes)} of "
+        f"{format_bytes(book.host.capacity)} free, disk {format_bytes(book.disk_free)} of "
+        f"{format_bytes(book.disk_capacity)} free. Close a session, or start with a larger host_budget or disk_budget"
+    )
+    return Refuse(request, OutOfMemory(error))
+
+
+def _park(book: Ledger) -> Move | None:
+    """The eviction that a park asked for, while there is room in the host pool."""
+    for residence in book.residences.values():
+        body = residence.body
+        if (
+            residence.machine.state is State.IO_WAIT
+            and not residence.intended
+            and _may_leave(body)
+            and all(s.machine.state is State.IO_WAIT and not s.waiting and not s.granted for s in body.sharers)
+            and (evicted := book.begin_evict(residence))
+        ):
+            return Move(evicted, residence)
+    return None
+
+
+def _prefetch(book: Ledger) -> Move | Fetch | None:
+    """Bring back, into room that is free anyway, a session that somebody looks at."""
+    for residence in book.residences.values():
+        body = residence.body
+        if residence.intended and not residence.waiting and len(body.sharers) == 1 and not body.pins:
+            if residence.machine.state is State.DISK and (fetched := book.begin_fetch(residence)):
+                return Fetch(fetched)
+            need = {key: part.live for key, part in body.items() if part.live}
+            request = Request(residence, need, number=0, resumed=True)
+            if residence.machine.state is State.HOST and (placed := book.begin_place(request)):
+                return Move(placed, residence)
+    return None
+
+
+def _bodies(book: Ledger) -> Iterator[Body]:
+    seen: set[int] = set()
+    for residence in book.residences.values():
+        if id(residence.body) not in seen:
+            seen.add(id(residence.body))
+            yield residence.body

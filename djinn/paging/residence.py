@@ -1,0 +1,119 @@
+"""Where the bytes of one session lie. Plain data, changed by the ledger alone. Pure.
+
+A session's bytes are parts: one for each layer's keys and values, one for each kept hidden state. A part's live bytes
+are the first `live` bytes of its extent on the device, and the same bytes in order over its extents in the host pool.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Protocol
+
+from djinn.errors import DjinnError
+from djinn.states import Machine
+from djinn.tiers.extents import Extent
+
+Key = int | str  # a layer, from 0, or the name of a kept hidden state
+Moving = Literal["in", "across", "out", "spill", "fetch"]
+
+
+_serials = itertools.count()
+
+
+class Gate(Protocol):
+    """Holds the compute until a part is back on the device."""
+
+    def hold(self) -> None: ...
+
+
+@dataclass
+class Part:
+    device: Extent | None = None
+    host: list[Extent] = field(default_factory=list)
+    live: int = 0  # bytes that hold something
+    clean: int = 0  # leading bytes that the host copy holds too
+    issued: int = 0  # leading bytes whose copy to the host has at least been queued
+    dropped: bool = False  # no longer needed: given back when no copy needs it
+
+    @property
+    def host_room(self) -> int:
+        return sum(extent.size for extent in self.host)
+
+
+@dataclass
+class Body:
+    """The bytes of one session, or of several after a fork, until one of them runs on."""
+
+    sharers: list[Residence] = field(default_factory=list)
+    parts: dict[Key, Part] = field(default_factory=dict)
+    here: bool = False  # the device holds every live byte
+    moving: Moving | None = None  # what changes its place now
+    pins: int = 0  # copies under way that read or write it: it may not be freed
+    leaving: int = 0  # of these, copies that a fork makes of it to run on by itself: it may not be moved
+    epoch: int = 0  # counts rewinds, after which a copy queued before says nothing
+    disk_bytes: int = 0  # its only copy is a file of this size
+    serial: int = field(default_factory=lambda: next(_serials))  # names that file
+
+    @property
+    def live_bytes(self) -> int:
+        return sum(part.live for part in self.parts.values())
+
+    @property
+    def device_bytes(self) -> int:
+        return sum(part.device.size for part in self.parts.values() if part.device)
+
+    @property
+    def host_bytes(self) -> int:
+        return sum(part.host_room for part in self.parts.values())
+
+    @property
+    def dirty_bytes(self) -> int:
+        """Bytes that an eviction would still have to copy."""
+        return sum(max(0, part.live - part.issued) for part in self.parts.values())
+
+    @property
+    def has_host_copy(self) -> bool:
+        return any(part.host for part in self.parts.values())
+
+    def items(self) -> Iterator[tuple[Key, Part]]:
+        return iter(self.parts.items())
+
+
+@dataclass
+class Residence:
+    key: str
+    machine: Machine
+    body: Body = field(default_factory=Body)
+    waiting: Request | None = None  # it is wanted on the device
+    intended: bool = False  # somebody looks at it: a resume is likely soon
+    granted: bool = False  # a request has all that it needs and has not ended
+    released: bool = False
+    gates: dict[Key, Gate] = field(default_factory=dict)  # of the parts that are on their way back
+    resident: threading.Event = field(default_factory=threading.Event)  # all of it is on the device
+    stamps: dict[str, int] = field(default_factory=dict)  # ready, resident: of the last grant, ns
+
+    def __post_init__(self) -> None:
+        self.body.sharers.append(self)
+
+
+@dataclass
+class Request:
+    """What a session must have on the device before it may run."""
+
+    residence: Residence
+    need: dict[Key, int]  # bytes of every part that must be there
+    number: int  # order of arrival
+    resumed: bool  # it holds bytes already
+    order: tuple[Key, ...] = ()  # in which its parts are needed; the rest after them
+    first: frozenset[Key] | None = None  # it may run when these are there, the others follow; None: when all are
+    then: Callable[[DjinnError | None], None] = lambda refusal: None  # called once: granted, or why not
+
+    HEAD_START: ClassVar[int] = 64
+
+    @property
+    def rank(self) -> int:
+        """Resumed before new, but a new one is overtaken by no more than 64 that came after it."""
+        return self.number - (self.HEAD_START if self.resumed else 0)

@@ -1,0 +1,82 @@
+"""Streams of a CUDA device. The copy engines work beside the kernels; nobody's thread waits for them but a watcher's."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+import torch
+
+from djinn.tiers.streams import Copies, Device, Mark, Stream, Wait, call_safely
+from djinn.timeline import Timeline
+
+
+class CudaMark(Mark):
+    def __init__(self, device: Device, stream: torch.cuda.Stream) -> None:
+        self._device = device
+        self.event = torch.cuda.Event()
+        self.event.record(stream)
+
+    def hold(self, wait: Wait) -> None:
+        if not self.event.query():
+            self._device.count(wait, time.monotonic_ns())  # the device waits, not this thread: counted, not timed
+        torch.cuda.current_stream(self._device.place).wait_event(self.event)
+
+    def wait(self) -> None:
+        self.event.synchronize()
+
+
+class CudaStream(Stream):
+    def __init__(self, track: str, device: Device) -> None:
+        self.track, self.device = track, device
+        self._stream = torch.cuda.Stream(device.place)
+        self._watched: queue.SimpleQueue[tuple[torch.cuda.Event, Callable[[], None]] | None] = queue.SimpleQueue()
+        self._watcher = threading.Thread(target=self._watch, name=track, daemon=True)
+        self._watcher.start()
+
+    def _watch(self) -> None:
+        while (item := self._watched.get()) is not None:
+            event, done = item
+            event.synchronize()
+            call_safely(done)
+
+    def after(self, mark: Mark, wait: Wait) -> None:
+        self._stream.wait_event(mark.event)
+
+    def copy(self, name: str, copies: Copies) -> None:
+        began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        began.record(self._stream)
+        with torch.cuda.stream(self._stream):
+            for destination, source in copies:
+                destination.copy_(source, non_blocking=True)
+        ended.record(self._stream)
+        nbytes = sum(source.nbytes for _, source in copies)
+
+        def note() -> None:
+            now = time.monotonic_ns()
+            self.device.timeline.add(self.track, name, now - int(began.elapsed_time(ended) * 1e6), now, bytes=nbytes)
+
+        self._watched.put((ended, note))
+
+    def mark(self) -> Mark:
+        return CudaMark(self.device, self._stream)
+
+    def call(self, done: Callable[[], None], wait: Wait) -> None:
+        event = torch.cuda.Event()
+        event.record(self._stream)
+        self._watched.put((event, done))
+
+    def close(self) -> None:
+        self._watched.put(None)
+        self._watcher.join()
+
+
+class CudaDevice(Device):
+    def __init__(self, place: torch.device, timeline: Timeline) -> None:
+        super().__init__(place, timeline)
+        self.out, self.into = CudaStream("copy out", self), CudaStream("copy in", self)
+
+    def computed(self) -> Mark:
+        return CudaMark(self, torch.cuda.current_stream(self.place))

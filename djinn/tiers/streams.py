@@ -1,0 +1,170 @@
+"""Copies that go on beside the compute, in order within a stream: the one way in which bytes change their tier.
+
+Every wait between a stream, the compute and the host has a name (`Wait`), so that it can be counted, seen in the
+timeline, and left out by a test that wants to see what breaks without it.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+
+import torch
+
+from djinn.timeline import Timeline
+
+log = logging.getLogger(__name__)
+Copies = Sequence[tuple[torch.Tensor, torch.Tensor]]  # (destination, source), same shape and dtype
+
+
+class Wait(StrEnum):
+    OUT_AFTER_COMPUTE = "out_after_compute"  # a layer is copied out when it has been computed
+    COMPUTE_AFTER_IN = "compute_after_in"  # a layer computes when its keys and values are back
+    READY_AFTER_IN = "ready_after_in"  # a session is READY when what its next layer needs is back
+    FREE_AFTER_OUT = "free_after_out"  # device bytes are free when they have been copied out
+    FREE_AFTER_IN = "free_after_in"  # places left behind are free when they have been copied from
+
+
+class Mark(ABC):
+    """A point in the work of a stream or of the compute."""
+
+    @abstractmethod
+    def hold(self, wait: Wait) -> None:
+        """What this thread computes from now on comes after the point."""
+
+    @abstractmethod
+    def wait(self) -> None:
+        """Block this thread until the point is reached."""
+
+
+class Stream(ABC):
+    """A queue of copies. Its methods do not block; they are called by one thread."""
+
+    @abstractmethod
+    def after(self, mark: Mark, wait: Wait) -> None:
+        """What is queued from now on starts when `mark` is reached."""
+
+    @abstractmethod
+    def copy(self, name: str, copies: Copies) -> None:
+        """Queue copies; `name` is what the timeline shows."""
+
+    @abstractmethod
+    def mark(self) -> Mark:
+        """The point behind everything queued so far."""
+
+    @abstractmethod
+    def call(self, done: Callable[[], None], wait: Wait) -> None:
+        """Call `done`, on a thread of the stream, when everything queued so far has completed."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End its threads; what is queued is completed first."""
+
+
+class Device(ABC):
+    """Where the compute is, and its two streams. `waited`: how often each wait was really waited for, and how long."""
+
+    out: Stream
+    into: Stream
+
+    def __init__(self, place: torch.device, timeline: Timeline) -> None:
+        self.place, self.timeline = place, timeline
+        self.waited: Counter[str] = Counter()
+        self.waited_ns: Counter[str] = Counter()
+
+    def count(self, wait: Wait, since_ns: int) -> None:
+        self.waited[wait] += 1
+        self.waited_ns[wait] += time.monotonic_ns() - since_ns
+
+    @abstractmethod
+    def computed(self) -> Mark:
+        """The point behind everything that this thread has computed so far."""
+
+    def close(self) -> None:
+        self.out.close()
+        self.into.close()
+
+
+def call_safely(done: Callable[[], None]) -> None:
+    try:
+        done()
+    except Exception:  # a defect must not end the thread that all sessions share; it is reported
+        log.exception("a copy's completion failed")
+
+
+# -- a device without streams: a thread copies -----------------------------------------------------------
+
+
+class HostMark(Mark):
+    def __init__(self, device: Device) -> None:
+        self._device, self._reached = device, threading.Event()
+
+    def reach(self) -> None:
+        self._reached.set()
+
+    def wait(self) -> None:
+        self._reached.wait()
+
+    def hold(self, wait: Wait) -> None:
+        if not self._reached.is_set():
+            began = time.monotonic_ns()
+            self._reached.wait()
+            self._device.count(wait, began)
+
+
+class HostStream(Stream):
+    """Copies made by a thread of their own, in order."""
+
+    def __init__(self, track: str, device: Device) -> None:
+        self.track, self.device = track, device
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=track, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            call_safely(work)
+
+    def after(self, mark: Mark, wait: Wait) -> None:
+        self._work.put(mark.wait)
+
+    def copy(self, name: str, copies: Copies) -> None:
+        def work() -> None:
+            began = time.monotonic_ns()
+            for destination, source in copies:
+                destination.copy_(source)
+            nbytes = sum(source.nbytes for _, source in copies)
+            self.device.timeline.add(self.track, name, began, time.monotonic_ns(), bytes=nbytes)
+
+        self._work.put(work)
+
+    def mark(self) -> Mark:
+        mark = HostMark(self.device)
+        self._work.put(mark.reach)
+        return mark
+
+    def call(self, done: Callable[[], None], wait: Wait) -> None:
+        self._work.put(done)
+
+    def close(self) -> None:
+        self._work.put(None)
+        self._thread.join()
+
+
+class HostDevice(Device):
+    """A CPU: compute is done when the call that computes returns."""
+
+    def __init__(self, timeline: Timeline) -> None:
+        super().__init__(torch.device("cpu"), timeline)
+        self.out, self.into = HostStream("copy out", self), HostStream("copy in", self)
+
+    def computed(self) -> Mark:
+        mark = HostMark(self)
+        mark.reach()
+        return mark

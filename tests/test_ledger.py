@@ -1,0 +1,142 @@
+"""The accounts and the policy, by the thousand; see tests/traces.py for what is checked after every step."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from traces import World, random_trace, shrunk
+
+from djinn.paging import policy
+from djinn.paging.ledger import Ledger
+from djinn.paging.residence import Request, Residence
+from djinn.states import Machine, State
+from djinn.tiers.extents import Extents
+
+TRACES = 10_000
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_ten_thousand_random_lives(part):
+    counts: Counter[str] = Counter()
+    for seed in range(part * TRACES // 4, (part + 1) * TRACES // 4):
+        trace = random_trace(seed)
+        try:
+            counts += World().play(trace)
+        except Exception as error:
+            kept = Path(tempfile.gettempdir()) / f"djinn-trace-{seed}.json"
+            kept.write_text(json.dumps(shrunk(trace)))
+            raise AssertionError(f"trace {seed}: {error}; replay it with python tests/traces.py {kept}") from error
+    rare = {"refused", "spilled", "fetched", "yielded", "forked", "rewound", "moved across", "moved in", "moved out"}
+    assert all(counts[what] > 50 for what in rare), f"the traces are too tame: {dict(counts)}"
+
+
+class ForgetsRewinds(Ledger):
+    @staticmethod
+    def _mark_clean(body, upto, epoch):
+        Ledger._mark_clean(body, upto, body.epoch)
+
+
+class FreesUnderACopy(Ledger):
+    def _settle(self, body):
+        pins, body.pins = body.pins, 0
+        super()._settle(body)
+        body.pins = pins
+
+
+class ForgetsTheTail(Ledger):
+    def begin_evict(self, residence):
+        transfer = super().begin_evict(residence)
+        if transfer and transfer.moves:
+            transfer.moves.pop()
+        return transfer
+
+
+@pytest.mark.parametrize("broken", [ForgetsRewinds, FreesUnderACopy, ForgetsTheTail])
+def test_the_traces_would_notice(broken):
+    with pytest.raises((AssertionError, ValueError, KeyError, AttributeError, IndexError)):
+        for seed in range(3000):
+            World(broken).play(random_trace(seed))
+
+
+def test_a_new_session_is_overtaken_by_few():
+    """However many sessions are resumed after it asked, its turn comes."""
+    book = Ledger(Extents(10 * 32, 32), Extents(0, 32))
+    new = Request(Residence("new", Machine()), {0: 32}, number=0, resumed=False)
+    book.request(new)
+    for number in range(1, 200):
+        book.request(Request(Residence(f"s{number}", Machine()), {0: 32}, number, resumed=True))
+    assert book.waiting.index(new) <= Request.HEAD_START
+
+
+def test_a_request_larger_than_the_arena_is_refused_with_the_numbers():
+    book = Ledger(Extents(10 * 32, 32), Extents(320, 32))
+    book.request(Request(Residence("large", Machine()), {0: 1000}, number=0, resumed=False))
+    step = policy.next_step(book)
+    assert isinstance(step, policy.Refuse)
+    assert "1.02 kB" in str(step.error)
+    assert "320 B" in str(step.error)
+
+
+def test_waste_of_sessions_that_grow_one_token_at_a_time():
+    """Bytes that neither hold live tokens nor can be granted stay within 4 % of the arena, at 20 points of 10,000 steps."""
+    layers, token, unit_tokens = 4, 8, 32
+    unit = token * unit_tokens
+    arena = 40_000 * token * layers
+    book = Ledger(Extents(arena, unit), Extents(4 * arena, unit))
+    draw = random.Random(5)
+    sessions: list[tuple[Residence, int]] = []
+    number = worst = evicted = 0
+
+    def grow(residence: Residence, tokens: int) -> None:
+        nonlocal number, evicted
+        number += 1
+        request = Request(residence, dict.fromkeys(range(layers), tokens * token), number, tokens > 32)
+        book.request(request)
+        while not isinstance(step := policy.next_step(book), policy.Grant):
+            assert isinstance(step, policy.Move | policy.Yielded), step
+            if isinstance(step, policy.Move):
+                evicted += step.transfer.direction == "out"
+                step.transfer.end()
+        book.withdraw(request)
+        for layer in range(layers):
+            book.set_live(residence, layer, tokens * token)
+        if residence.machine.state is State.RESTORING or residence.machine.state is State.IO_WAIT:
+            residence.machine.move(State.READY)
+            residence.machine.move(State.RUNNING)
+            residence.machine.move(State.IDLE)
+        book.stopped(residence)
+
+    def length() -> int:
+        return round(math.exp(draw.uniform(math.log(32), math.log(4096))))
+
+    for step in range(10_000):
+        if len(sessions) < 60 or draw.random() < 0.02:
+            residence, tokens = Residence(str(step), Machine()), length()
+            book.open(residence)
+            sessions.append((residence, tokens))
+        else:
+            at = draw.randrange(len(sessions))
+            residence, tokens = sessions[at]
+            tokens += 1
+            sessions[at] = residence, tokens
+        grow(residence, tokens)
+        if tokens > 4096 or len(sessions) > 70:
+            gone, _ = sessions.pop(draw.randrange(len(sessions)))
+            gone.machine.move(State.DONE)
+            book.release(gone)
+        if step % 500 == 499:
+            granted = []
+            while taken := book.device.take(*[unit] * layers):
+                granted += taken
+            live = sum(r.body.live_bytes for r, _ in sessions if r.body.here)
+            worst = max(worst, (arena - live - len(granted) * unit) / arena)
+            for extent in granted:
+                book.device.give(extent)
+    assert evicted > 100, "the arena was never full"
+    assert worst <= 0.04, f"{worst:.1%} of the arena neither holds tokens nor can be granted"

@@ -1,0 +1,123 @@
+"""Whose turn it is: sessions decoded together, long prefills cut between layers, and no bit of anybody's changed by it."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from djinn.engine.engine import Engine
+from djinn.engine.session import Outcome, Paused, Session, Work
+from djinn.server.build import build_service
+from djinn.server.server_main import parser
+
+
+def started(*more: str) -> Iterator[Engine]:
+    args = parser().parse_args(["--model", "tiny-llama", "--port", "0", "--max-tokens", "512", "--threads", "1", *more])
+    service, _, shut_down = build_service(args, "cpu", 150 * 10**6, 60 * 10**6, 0)
+    yield service.engine
+    shut_down()
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def engine(request) -> Iterator[Engine]:
+    yield from started("--dtype", request.param)
+
+
+def submit(engine: Engine, session: Session, **what) -> queue.SimpleQueue:
+    replies: queue.SimpleQueue = queue.SimpleQueue()
+    engine.submit(Work(session, **{"ids": (), "accepted_ns": time.monotonic_ns(), "reply": replies.put} | what))
+    return replies
+
+
+def prompts() -> list[tuple[int, ...]]:
+    return [tuple((7 * i * i + 3 * k) % 509 for i in range(20 + 13 * k)) for k in range(11)]
+
+
+def alone(engine: Engine, prompt: tuple[int, ...], new: int) -> Outcome:
+    session = engine.open()
+    out = submit(engine, session, ids=prompt, max_new_tokens=new).get()
+    engine.close(session.key)
+    return out
+
+
+def shared_passes(engine: Engine) -> int:
+    return sum(1 for span in engine.scheduler.timeline.spans() if span[4].get("rows", 0) > 1)
+
+
+def test_sessions_decoded_together_have_the_bits_they_have_alone(engine):
+    expected = [alone(engine, prompt, 12) for prompt in prompts()]
+    before = shared_passes(engine)
+    sessions = [engine.open() for _ in prompts()]
+    replies = [submit(engine, s, ids=p, max_new_tokens=12) for s, p in zip(sessions, prompts(), strict=True)]
+    for reply, same in zip(replies, expected, strict=True):
+        out = reply.get()
+        assert out.tokens == same.tokens
+        assert torch.equal(out.logits, same.logits)
+    assert shared_passes(engine) > before + 5, "nobody shared a pass"
+    for session in sessions:
+        engine.close(session.key)
+
+
+def test_a_pause_in_decode_beside_others_changes_nobody(engine):
+    prompt, *others = prompts()
+    expected = alone(engine, prompt, 10)
+    session, noise = engine.open(), [engine.open() for _ in others]
+    noisy = [submit(engine, s, ids=p, max_new_tokens=60) for s, p in zip(noise, others, strict=True)]
+    pause = submit(engine, session, ids=prompt, max_new_tokens=10, break_at=3, break_token=4).get()
+    assert isinstance(pause, Paused)
+    out = submit(engine, session, resume_from=session.pause, max_new_tokens=6).get()
+    assert pause.tokens + out.tokens == expected.tokens
+    assert torch.equal(out.logits, expected.logits)
+    for reply in noisy:
+        reply.get()
+    for one in (session, *noise):
+        engine.close(one.key)
+
+
+def test_a_long_prefill_is_cut_between_layers_while_others_wait(engine, monkeypatch):
+    monkeypatch.setattr("djinn.engine.scheduler.SLICE", 256)
+    long = tuple((5 * i + 1) % 509 for i in range(400))
+    expected = alone(engine, long, 4)
+    short, session = engine.open(), engine.open()
+    decoding = submit(engine, short, ids=prompts()[0], max_new_tokens=60)
+    out = submit(engine, session, ids=long, max_new_tokens=4).get()
+    decoding.get()
+    spans = [s for s in engine.scheduler.timeline.spans() if s[1] == f"prefill {session.key[:8]}"]
+    assert len(spans) == 8, "one layer at a time, as nobody may wait longer"
+    assert out.tokens == expected.tokens
+    assert torch.equal(out.logits, expected.logits)
+    for one in (short, session):
+        engine.close(one.key)
+
+
+def test_a_session_that_decodes_beside_a_long_prefill_goes_on(engine, monkeypatch):
+    """Between two slices of the prefill everybody who decodes has had a token."""
+    monkeypatch.setattr("djinn.engine.scheduler.SLICE", 256)
+    sessions = [engine.open() for _ in range(3)]
+    told: list[tuple[int, int]] = []
+    replies = [
+        submit(engine, s, ids=p, max_new_tokens=50, on_token=lambda index, token, k=k: told.append((k, index)))
+        for k, (s, p) in enumerate(zip(sessions[:2], prompts(), strict=False))
+    ]
+    while len(told) < 4:
+        time.sleep(0.001)
+    submit(engine, sessions[2], ids=tuple(range(400))).get()
+    before = len(told)
+    assert before > 10, "they stood still while the prefill ran"
+    for reply in replies:
+        reply.get()
+    for one in sessions:
+        engine.close(one.key)
+
+
+def test_not_deterministic_decodes_in_as_many_rows_as_there_are(prompt):
+    for engine in started("--deterministic", "off", "--decode-rows", "4"):
+        sessions = [engine.open() for _ in range(6)]
+        replies = [submit(engine, s, ids=tuple(prompt), max_new_tokens=8) for s in sessions]
+        assert len({tuple(reply.get().tokens) for reply in replies}) == 1
+        rows = {span[4]["rows"] for span in engine.scheduler.timeline.spans() if "rows" in span[4]}
+        assert rows and max(rows) <= 4
