@@ -33,7 +33,7 @@ class Bench:
             streams = CudaDevice(place, Timeline())
         else:
             streams = HostDevice(Timeline())
-        unit = 32 * shape.layer_token_bytes
+        unit = shape.unit_bytes
         room = shape.kv_bytes(tokens) + 64 * unit
         arena, host = Pool(room, place, unit), HostPool(room, unit, pinned=place.type == "cuda")
         arena.bytes.zero_()

@@ -43,6 +43,9 @@ def kv_bytes_per_token(layers: int, kv_heads: int, head_dim: int, dtype: str) ->
     return 2 * layers * kv_heads * head_dim * DTYPE_BYTES[dtype]
 
 
+UNIT_TOKENS = 32  # memory is handed out in units of this many tokens of one layer
+
+
 @dataclass(frozen=True)
 class KVShape:
     """What one model keeps for a session, in bytes."""
@@ -57,6 +60,11 @@ class KVShape:
     def layer_token_bytes(self) -> int:
         """Key and value of one token in one layer."""
         return kv_bytes_per_token(1, self.kv_heads, self.head_dim, self.dtype)
+
+    @property
+    def unit_bytes(self) -> int:
+        """What the tiers hand out multiples of: small enough to waste little, one size so that every hole is of use."""
+        return UNIT_TOKENS * self.layer_token_bytes
 
     def kv_bytes(self, tokens: int) -> int:
         """All layers of `tokens` tokens."""

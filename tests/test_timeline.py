@@ -43,13 +43,12 @@ def test_a_server_tells_what_compute_copies_and_sessions_did(server, client, pro
 def test_the_line_says_rates_and_states():
     tiers = dict.fromkeys(
         ("device_bytes", "host_bytes", "disk_bytes", "duplicate_bytes", "arena_bytes", "host_budget_bytes",
-         "disk_budget_bytes", "evicted_bytes", "mirrored_bytes", "restored_bytes"), 0
+         "disk_budget_bytes", "evicted_bytes", "restored_bytes"), 0
     )  # fmt: skip
     before = {**tiers, "sessions": {}, "waits": {}}
     now = {
         **tiers,
-        "evicted_bytes": 3_000_000,
-        "mirrored_bytes": 1_000_000,
+        "evicted_bytes": 4_000_000,
         "sessions": {"paused": 2},
         "waits": {"compute_after_in": 1, "compute_after_in_ns": 5_000_000},
     }

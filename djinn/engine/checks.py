@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from djinn.engine import edit, sampler
 from djinn.engine.session import Checkpoint, Session, Work
 from djinn.errors import BadRequest, IllegalMove
-from djinn.states import END, WAITING
+from djinn.states import END, WAITING, State
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ def check_stands(session: Session) -> None:
     state = session.machine.state
     if state in END:
         raise IllegalMove(f"the session is {state} and cannot go on: close() it, open() begins another")
-    if state not in WAITING or session.residence.waiting:
+    fetched = state is State.RESTORING and not session.residence.granted  # on its way back unasked
+    if not (state in WAITING or fetched) or session.residence.waiting:
         raise IllegalMove(f"the session is {state}: wait for its request to end, or cancel() it")
 
 

@@ -85,7 +85,7 @@ class Engine:
             self.pager.admit(request)
 
     def activation(self, session: Session, name: str, give: Callable[[torch.Tensor | DjinnError], None]) -> None:
-        """Give a kept hidden state, float32 on the host `(1, rows, hidden_size)`: now, or when the disk has read it.
+        """Give a kept hidden state, float32 on the host `(1, rows, hidden_size)`: now, or when it lies still.
 
         Looking at a session says that its resume is near: it is brought back where there is room.
         """
@@ -99,7 +99,7 @@ class Engine:
                 if session.residence.released:
                     give(IllegalMove(f"the session was {session.machine.state} before its activation was read"))
                     return
-                hidden = self.pager.layout.hidden(session.residence, name, len(checkpoint.ids))
+                hidden = self.pager.layout.hidden_wherever(session.residence, name, len(checkpoint.ids))
                 give(hidden.to("cpu", torch.float32, copy=True))
 
             self.pager.look(session.residence, read)

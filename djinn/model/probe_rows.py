@@ -7,7 +7,7 @@ import logging
 import torch
 
 from djinn.model.executor import Executor
-from djinn.model.layers import FORWARD_FAILURES, first_line, kv_shape, plain_ids, text_config
+from djinn.model.layers import FORWARD_FAILURES, kv_shape, plain_ids, text_config
 from djinn.model.probe import TOLERANCE
 from djinn.model.slabs import SlabCache
 
@@ -40,7 +40,7 @@ def probe_rows(executor: Executor) -> bool:
         alone = executor.run_rows(caches[:1], tokens[:1], LENGTHS[:1], ROWS).logits
         among = executor.run_rows(caches[::-1], tokens[::-1], LENGTHS[::-1], ROWS).logits[1:]
     except FORWARD_FAILURES as reason:
-        log.info("sessions are decoded one by one: %s: %s", type(reason).__name__, first_line(reason))
+        log.info("sessions are decoded one by one: %s: %s", type(reason).__name__, reason)
         return False
     difference = ((alone - single).double().norm() / single.double().norm()).item()
     if difference > TOLERANCE[model.dtype] or not torch.equal(alone, among):

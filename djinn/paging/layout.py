@@ -29,13 +29,17 @@ class Layout:
         return views
 
     def hidden(self, residence: Residence, name: str, rows: int) -> torch.Tensor:
-        """A kept hidden state `(1, rows, hidden_size)`: on the device, or copied from the host pool while it is evicted."""
+        """A kept hidden state `(1, rows, hidden_size)` on the device, where its session has been let in or stands."""
         part = residence.body.parts[name]
-        if part.device:
-            return self.arena.view(part.device, self.dtype, 1, rows, self.shape.hidden_size)
+        return self.arena.view(part.device, self.dtype, 1, rows, self.shape.hidden_size)
+
+    def hidden_wherever(self, residence: Residence, name: str, rows: int) -> torch.Tensor:
+        """The same from the device, or from the host pool while it is evicted or on its way back."""
+        if residence.body.here:
+            return self.hidden(residence, name, rows)
+        part = residence.body.parts[name]
         whole = torch.cat([self.host.at(extent.start, extent.size) for extent in part.host])
-        nbytes = self.shape.hidden_bytes(rows)
-        return whole[:nbytes].view(self.dtype).view(1, rows, self.shape.hidden_size)
+        return whole[: self.shape.hidden_bytes(rows)].view(self.dtype).view(1, rows, self.shape.hidden_size)
 
     def copies(self, direction: str, pieces: list[Piece]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """(destination, source) as bytes, for a transfer `in`, `out` or `across`."""

@@ -70,7 +70,7 @@ class Pager:
         self.moved: Counter[str] = Counter()
         self._numbers = itertools.count()
         self._written: deque[_Written] = deque()
-        self._readers: list[tuple[Residence, Callable[[], None]]] = []  # of sessions that are on the disk
+        self._readers: list[tuple[Residence, Callable[[], None]]] = []  # of sessions that are on the disk, or moved
         self._closing = False
         self._mover = threading.Thread(target=self._run, name="mover", daemon=True)
         self._mover.start()
@@ -109,15 +109,25 @@ class Pager:
     def look(self, residence: Residence, read: Callable[[], None] = lambda: None) -> None:
         """Somebody looks at the session: a resume is likely, so it is brought back where there is room anyway.
 
-        `read` is called once its bytes are in memory: now, unless they are on the disk.
+        `read` is called once its bytes lie still in memory: now, unless they are on the disk or being moved.
         """
         with self.lock:
             residence.intended = True
-            if residence.body.disk_bytes and residence.body.moving != "spill":
-                self._readers.append((residence, read))
+            self._readers.append((residence, read))
+            self._let_read()
+            self.lock.notify_all()
+
+    def _let_read(self) -> None:
+        """Under the lock: call the readers whose sessions' bytes can be read now, or never."""
+        waiting = []
+        for residence, read in self._readers:
+            body = residence.body
+            on_disk = body.disk_bytes and body.moving != "spill"
+            if not residence.released and (on_disk or body.moving == "across"):
+                waiting.append((residence, read))
             else:
                 read()
-            self.lock.notify_all()
+        self._readers = waiting
 
     def written(self, residence: Residence, key: Key, live: int) -> None:
         """The run has queued work that writes a part up to `live` bytes: they are copied out behind it."""
@@ -150,12 +160,16 @@ class Pager:
             request = residence.waiting
             self.book.release(residence)
             self._forget_file(residence.body)
+            self._let_read()
             self.lock.notify_all()
         if request:
             request.then(IllegalMove(f"the session was {residence.machine.state} before there was room for it"))
 
     def usage(self) -> dict[str, Any]:
-        """Live bytes by authoritative tier, duplicates apart, and what the tiers can hold."""
+        """Live bytes by authoritative tier, duplicates apart; what the tiers can hold; what was copied since the start.
+
+        evicted_bytes: all that was copied off the device; mirrored_bytes: how much of that behind a prefill.
+        """
         with self.lock:
             bodies = {body.serial: body for body in (r.body for r in self.book.residences.values())}.values()
             here = [body for body in bodies if body.here]
@@ -230,7 +244,7 @@ class Pager:
                 self._mirror(step)
             case policy.Move(transfer=transfer, residence=residence, request=request):
                 if transfer.direction == "out":
-                    self._queue_out(transfer, f"evict {residence.key[:8]}", "evicted_bytes")
+                    self._queue_out(transfer, f"evict {residence.key[:8]}", ("evicted_bytes",))
                     self.moved["evictions"] += 1
                 else:
                     self._queue_in(transfer, residence, request)
@@ -273,9 +287,9 @@ class Pager:
             transfer = self.book.begin_mirror(residence, item.key, item.live)
         if transfer:
             self.device.out.after(item.mark, Wait.OUT_AFTER_COMPUTE)
-            self._queue_out(transfer, f"write through {residence.key[:8]}", "mirrored_bytes")
+            self._queue_out(transfer, f"write through {residence.key[:8]}", ("evicted_bytes", "mirrored_bytes"))
 
-    def _queue_out(self, transfer: Transfer, name: str, counted: str) -> None:
+    def _queue_out(self, transfer: Transfer, name: str, counted: tuple[str, ...]) -> None:
         for _, pieces in transfer.moves:
             self.device.out.copy(name, self.layout.copies("out", pieces))
         self.device.out.call(partial(self._end, transfer, counted), Wait.FREE_AFTER_OUT)
@@ -313,13 +327,15 @@ class Pager:
     def _landed(self, transfer: Transfer, residence: Residence) -> None:
         with self.lock:
             residence.stamps["resident"] = time.monotonic_ns()
-            self._end(transfer, "restored_bytes" if transfer.direction == "in" else "moved_bytes")
+            self._end(transfer, ("restored_bytes" if transfer.direction == "in" else "relocated_bytes",))
             residence.resident.set()
 
-    def _end(self, transfer: Transfer, counted: str) -> None:
+    def _end(self, transfer: Transfer, counted: tuple[str, ...]) -> None:
         with self.lock:
-            self.moved[counted] += transfer.nbytes
+            for what in counted:
+                self.moved[what] += transfer.nbytes
             transfer.end()
+            self._let_read()
             self.lock.notify_all()
 
     def _spilled(self, body: Body, error: OSError | None) -> None:
@@ -336,13 +352,10 @@ class Pager:
         sharers = list(body.sharers)
         with self.lock:
             self.book.end_fetch(body)
-            readers = [read for residence, read in self._readers if residence.body is body]
-            self._readers = [(r, read) for r, read in self._readers if r.body is not body]
-            self.lock.notify_all()
             for residence in sharers if error else ():
                 self._fail(residence, ServerFault(f"the session's file could not be read back: {error}"))
-            for read in readers:
-                read()
+            self._let_read()
+            self.lock.notify_all()
 
     def _forget_file(self, body: Body) -> None:
         if self.disk and not body.sharers and not body.pins:

@@ -60,8 +60,8 @@ def build_service(
     )
     _check_card(place, plan.arena_bytes)
     timeline = Timeline()
-    unit = 32 * shape.layer_token_bytes
-    arena, host = Pool(plan.arena_bytes, place, unit), HostPool(host_budget, unit, pinned=place.type == "cuda")
+    arena = Pool(plan.arena_bytes, place, shape.unit_bytes)
+    host = HostPool(host_budget, shape.unit_bytes, pinned=place.type == "cuda")
     streams = CudaDevice(place, timeline) if place.type == "cuda" else HostDevice(timeline)
     disk = Disk(args.state_dir, timeline) if disk_budget else None
     pager = Pager(shape, arena, host, streams, disk, disk_budget)

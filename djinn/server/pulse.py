@@ -12,12 +12,11 @@ from djinn.sizes import format_bytes
 
 log = logging.getLogger(__name__)
 PERIOD_S = 1.0
-OUT, IN = ("evicted_bytes", "mirrored_bytes"), ("restored_bytes",)
 
 
 def line(before: dict[str, Any], now: dict[str, Any], seconds: float) -> str:
     """What is where, and what the second behind us moved."""
-    out, back = (sum(now[key] - before[key] for key in keys) / seconds for keys in (OUT, IN))
+    out, back = ((now[key] - before[key]) / seconds for key in ("evicted_bytes", "restored_bytes"))
     waited = sum(ns - before["waits"].get(name, 0) for name, ns in now["waits"].items() if name.endswith("_ns"))
     sessions = ", ".join(f"{count} {state}" for state, count in sorted(now["sessions"].items())) or "none"
     return (

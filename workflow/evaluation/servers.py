@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import djinn
-from djinn.engine.engine import GROWTH
 from djinn.server.plan import workspace_bytes
-from djinn.sizes import KVShape
+from djinn.sizes import UNIT_TOKENS, KVShape
 
 MARGIN_TOKENS = 64  # a server is told of prompts, new tokens and this
 
@@ -72,11 +71,6 @@ def shape_of(facts: dict[str, Any]) -> KVShape:
     return KVShape(facts["layers"], facts["kv_heads"], facts["head_dim"], facts["hidden_size"], facts["dtype"])
 
 
-def reserved_tokens(tokens: int) -> int:
-    """Tokens that the server reserves for a session of `tokens`."""
-    return -(-tokens // GROWTH) * GROWTH
-
-
 def budget_for(facts: dict[str, Any], sessions: int, tokens: int, max_tokens: int) -> int:
     """A device budget (bytes) whose arena holds `sessions` paused in a prefill of `tokens`, and not one more.
 
@@ -84,5 +78,6 @@ def budget_for(facts: dict[str, Any], sessions: int, tokens: int, max_tokens: in
     """
     shape = shape_of(facts)
     workspace = workspace_bytes(shape, facts["intermediate_size"], facts["vocab_size"], max_tokens + MARGIN_TOKENS)
-    one = shape.kv_bytes(reserved_tokens(tokens)) + shape.hidden_bytes(tokens)
+    units = shape.layers * -(-tokens // UNIT_TOKENS) + -(-shape.hidden_bytes(tokens) // shape.unit_bytes)
+    one = units * shape.unit_bytes
     return facts["bytes"] + workspace + sessions * one + one // 4
