@@ -90,12 +90,15 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--device-budget", default="2GB", help="of the server (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=20)
     args = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench(args.model, args.dtype, args.device, args.tokens)
     with (
-        djinn.serve(args.model, device=args.device, dtype=args.dtype, threads=1, device_budget="2GB") as server,
+        djinn.serve(
+            args.model, device=args.device, dtype=args.dtype, threads=1, device_budget=args.device_budget
+        ) as server,
         djinn.connect(server.endpoint) as client,
     ):
         session = client.open()
