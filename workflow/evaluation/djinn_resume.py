@@ -1,12 +1,13 @@
 """Djinn's resume: the intervals of MEASURES for prefill and decode pauses, cold and warm, by layer.
 
-Cold: more sessions are paused than the arena holds, so the longest stopped are on the host and no slab is free; each is
-resumed in turn and evicts another. Warm: the session is resumed at once, still on the device. Cost: a prefill a sample
-for prefill pauses, one decode step for decode pauses.
+Cold: every session was parked and is on the host, and others fill the arena; each is resumed in turn and somebody must go
+for it. Warm: the session is resumed at once, still on the device. Cost: a prefill a sample for prefill pauses, one decode
+step for decode pauses, and a prefill for each session that fills the arena.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +28,7 @@ class NotCold(RuntimeError):
 def measure(settings: Any, progress: Progress) -> dict[str, Any]:
     resume = settings.resume
     count = resume.warmup + resume.samples
-    prompts = load_prompts(settings.model, count + IN_ARENA, resume.prompt_tokens)
+    prompts = load_prompts(settings.model, count, resume.prompt_tokens)
     tokens = resume.prompt_tokens + 2 * len(resume.layers) + 2
     budget = budget_for(settings.weights, IN_ARENA, resume.prompt_tokens, tokens)
     cases: list[dict[str, Any]] = []
@@ -52,17 +53,20 @@ class Cases:
         self.reference = session.prefill(prompts[warmup]).logits  # of an uninterrupted pass
         session.close()
         self.decoders: list[djinn.Session] = []
+        self.fillers: list[djinn.Session] = []
 
     def prefill_cold(self, layer: int) -> dict[str, Any]:
-        sessions = []
-        for prompt in self.prompts:
-            sessions.append(self.client.open())
-            sessions[-1].prefill(prompt, break_at=layer)
-        return self._cold("prefill", layer, sessions, close=True)
+        sessions = [self.client.open() for _ in self.prompts]
+        for session, prompt in zip(sessions, self.prompts, strict=True):
+            session.prefill(prompt, break_at=layer)
+        case = self._cold("prefill", layer, sessions)
+        for session in sessions:
+            session.close()
+        return case
 
     def prefill_warm(self, layer: int) -> dict[str, Any]:
         samples, equal = [], None
-        for index, prompt in enumerate(self.prompts[: self.count]):
+        for index, prompt in enumerate(self.prompts):
             session = self.client.open()
             session.prefill(prompt, break_at=layer)
             out = session.resume()
@@ -85,30 +89,44 @@ class Cases:
 
     def decode_warm(self, layer: int) -> dict[str, Any]:
         samples = []
-        for session in self.decoders[: self.count]:
+        for session in self.decoders:
             session.generate(max_new_tokens=1, break_at=layer, break_token=1)
             samples.append(intervals(session.resume().stamps))
-        for session in self.decoders[self.count :]:  # all keep the same length
-            session.generate(max_new_tokens=1, break_at=layer, break_token=1)
-            session.resume()
         return self._case("decode", "warm", layer, samples, 0, None)
 
-    def _cold(self, phase: str, layer: int, sessions: list[djinn.Session], close: bool = False) -> dict[str, Any]:
+    def _free(self) -> int:
+        return self.client.stats()["bytes"]["arena_free_bytes"]
+
+    def _fill(self, sessions: list[djinn.Session]) -> None:
+        """Park `sessions`, then fill the arena with others until no further one would fit."""
+        for session in self.fillers:
+            session.close()
+        for session in sessions:
+            session.park()
+        while any(session.state != "host" for session in sessions):
+            time.sleep(0.005)
+        self.fillers = []
+        while self._free() >= self.shape.kv_bytes(len(self.prompts[0])):
+            self.fillers.append(self.client.open())
+            self.fillers[-1].prefill(self.prompts[len(self.fillers) % len(self.prompts)], logits="none")
+            if len(self.fillers) > 4 * IN_ARENA:
+                raise NotCold(
+                    f"{len(self.fillers)} sessions do not fill the arena: it is larger than this rule assumes"
+                )
+
+    def _cold(self, phase: str, layer: int, sessions: list[djinn.Session]) -> dict[str, Any]:
+        self._fill(sessions)
         samples, equal = [], None
         before = self.client.stats()["bytes"]["restored_bytes"]
-        for index, session in enumerate(sessions[: self.count]):
-            free = self.client.stats()["bytes"]["arena_free_bytes"]
-            if session.state != "host" or free >= self.shape.kv_bytes(len(self.prompts[0])):
-                raise NotCold(
-                    f"layer {layer}, sample {index}: session is {session.state}, {free} bytes of the arena are free"
-                )
+        for index, session in enumerate(sessions):
+            free, state = self._free(), session.state
+            if state != "host" or free >= self.shape.kv_bytes(len(self.prompts[0])):
+                raise NotCold(f"layer {layer}, sample {index}: session is {state}, {free} bytes of the arena are free")
             out = session.resume()
             samples.append(intervals(out.stamps))
             if phase == "prefill" and index == self.warmup:
                 equal = bool(np.array_equal(out.logits, self.reference))
         moved = self.client.stats()["bytes"]["restored_bytes"] - before
-        for session in sessions if close else sessions[self.count :]:
-            session.close() if close else session.resume()
         return self._case(phase, "cold", layer, samples, moved // self.count, equal)
 
     def _case(
