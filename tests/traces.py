@@ -14,8 +14,9 @@ import sys
 from collections import Counter, deque
 from pathlib import Path
 
-from djinn.paging import policy
-from djinn.paging.ledger import Ledger, Transfer
+from djinn.paging import moves, policy, spills
+from djinn.paging.ledger import Ledger
+from djinn.paging.moves import Transfer
 from djinn.paging.residence import Body, Request, Residence
 from djinn.states import END, Machine, State
 from djinn.tiers.extents import Extents
@@ -39,8 +40,8 @@ def random_trace(seed: int, length: int = 80) -> list[Op]:
 class World:
     """The ledger with bytes behind its addresses, and everything that could be in flight."""
 
-    def __init__(self, kind: type[Ledger] = Ledger) -> None:
-        self.book = kind(Extents(DEVICE, UNIT), Extents(HOST, UNIT), DISK)
+    def __init__(self) -> None:
+        self.book = Ledger(Extents(DEVICE, UNIT), Extents(HOST, UNIT), DISK)
         self.memory = {"device": bytearray(DEVICE), "host": bytearray(HOST)}
         self.files: dict[int, dict] = {}
         self.flying: dict[str, deque] = {"out": deque(), "in": deque(), "disk": deque()}
@@ -110,7 +111,7 @@ class World:
         truth[layer] = (have + fresh)[: request.need[layer]]
         self.memory["device"][part.device.start : part.device.start + len(truth[layer])] = truth[layer]
         if b % 3:
-            self._fly(self.book.begin_mirror(residence, layer, len(truth[layer])))
+            self._fly(moves.begin_mirror(self.book, residence, layer, len(truth[layer])))
         self.book.set_live(residence, layer, len(truth[layer]))
 
     def finish(self, a: int, b: int) -> None:
@@ -236,7 +237,7 @@ class World:
 
     def _spill(self, body: Body) -> None:
         self.files[id(body)] = {key: self._host_bytes(part) for key, part in body.items()}
-        self.book.end_spill(body)
+        spills.end_spill(self.book, body)
         self.counts["spilled"] += 1
 
     def _fetch(self, body: Body) -> None:
@@ -246,7 +247,7 @@ class World:
                 piece = content[at : at + extent.size]
                 self.memory["host"][extent.start : extent.start + len(piece)] = piece
                 at += extent.size
-        self.book.end_fetch(body)
+        spills.end_fetch(self.book, body)
         self.counts["fetched"] += 1
 
     def _host_bytes(self, part) -> bytes:

@@ -49,7 +49,7 @@ class Checkpoint:
         return self.session.connection.ask(m.FetchActivation(session=self.session.id, name=self.name)).arrays[0]
 
     def discard(self) -> None:
-        """Give its memory back: at once, or when the session next comes back to the device if it is evicted now.
+        """Give its memory back: at once, or when a copy under way has ended.
 
         Raises BadRequest for the pause that the session stands at, and for what was discarded already.
         """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from djinn.paging.ledger import Piece
+from djinn.paging.moves import Piece
 from djinn.paging.residence import Body, Residence
 from djinn.sizes import KVShape
 from djinn.tiers.pools import Pool

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from djinn.errors import OutOfMemory
-from djinn.paging.ledger import Ledger, Transfer
+from djinn.paging import moves, spills
+from djinn.paging.ledger import Ledger
+from djinn.paging.moves import Transfer
 from djinn.paging.residence import Body, Request, Residence
 from djinn.sizes import format_bytes
 from djinn.states import STOPPED, State
@@ -87,10 +89,10 @@ def _make_room(book: Ledger, request: Request) -> Step | None:
         return Refuse(request, OutOfMemory(error))
     missing = book.missing(request).values()
     if not body.disk_bytes:
-        if placed := book.begin_place(request):
+        if placed := moves.begin_place(book, request):
             return Move(placed, residence, request)
     elif book.device.fits(*missing):  # room up there first: fetched too early it would stand in the way of who must go
-        if fetched := book.begin_fetch(residence):
+        if fetched := spills.begin_fetch(book, residence):
             return Fetch(fetched)
         return _host_room(book, request) or _wait_or_refuse(book, request, total)
     missing = sum(map(book.device.rounded, missing))
@@ -105,7 +107,7 @@ def _make_room(book: Ledger, request: Request) -> Step | None:
     elif _may_leave(body) and _stands_still(residence):
         victims.append(residence)  # last of all it steps aside itself, to come back into a larger place
     for victim in victims:
-        if evicted := book.begin_evict(victim):
+        if evicted := moves.begin_evict(book, victim):
             return Move(evicted, victim)
     if victims and (step := _host_room(book, request)):
         return step
@@ -116,7 +118,7 @@ def _compact(book: Ledger) -> Move | None:
     """The free bytes would do if they lay together: move somebody who stands still."""
     for body in _bodies(book):
         still = _may_leave(body) and not body.pins and all(map(_stands_still, body.sharers))
-        if still and (moved := book.begin_compact(body.sharers[0])):
+        if still and (moved := moves.begin_compact(book, body.sharers[0])):
             return Move(moved, body.sharers[0])
     return None
 
@@ -168,7 +170,7 @@ def _host_room(book: Ledger, request: Request) -> Step | None:
     """Make some room in the host pool: a duplicate given back, else somebody's bytes written to the disk."""
     for body in _bodies(book):
         if body.here and not body.pins and not body.moving and body.has_host_copy:
-            book.yield_duplicate(body.sharers[0])
+            moves.yield_duplicate(book, body.sharers[0])
             return Yielded()
 
     def order(residence: Residence) -> tuple:
@@ -185,7 +187,7 @@ def _host_room(book: Ledger, request: Request) -> Step | None:
         and all(not s.waiting or s.waiting.rank >= request.rank for s in body.sharers)
     ]
     for residence in sorted(cold, key=order):
-        if spilled := book.begin_spill(residence):
+        if spilled := spills.begin_spill(book, residence):
             return Spill(spilled)
     return None
 
@@ -212,7 +214,7 @@ def _park(book: Ledger) -> Move | None:
             and not residence.intended
             and _may_leave(body)
             and all(s.machine.state is State.IO_WAIT and not s.waiting and not s.granted for s in body.sharers)
-            and (evicted := book.begin_evict(residence))
+            and (evicted := moves.begin_evict(book, residence))
         ):
             return Move(evicted, residence)
     return None
@@ -223,11 +225,11 @@ def _prefetch(book: Ledger) -> Move | Fetch | None:
     for residence in book.residences.values():
         body = residence.body
         if residence.intended and not residence.waiting and len(body.sharers) == 1 and not body.pins:
-            if residence.machine.state is State.DISK and (fetched := book.begin_fetch(residence)):
+            if residence.machine.state is State.DISK and (fetched := spills.begin_fetch(book, residence)):
                 return Fetch(fetched)
             need = {key: part.live for key, part in body.items() if part.live}
             request = Request(residence, need, number=0, resumed=True)
-            if residence.machine.state is State.HOST and (placed := book.begin_place(request)):
+            if residence.machine.state is State.HOST and (placed := moves.begin_place(book, request)):
                 return Move(placed, residence)
     return None
 

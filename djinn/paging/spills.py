@@ -1,0 +1,58 @@
+"""Between the host pool and the disk: the accounts of a session whose only copy is a file. Pure."""
+
+from __future__ import annotations
+
+from djinn.paging.ledger import Ledger
+from djinn.paging.residence import Body, Residence
+from djinn.states import State
+
+
+def begin_spill(book: Ledger, residence: Residence) -> Body | None:
+    """Its bytes go from the host pool to a file; `end_spill` when it is written. None if the disk budget is short."""
+    body = residence.body
+    if body.live_bytes > book.disk_free:
+        return None
+    book.disk_free -= body.live_bytes
+    body.disk_bytes = body.live_bytes
+    body.moving = "spill"
+    body.pins += 1
+    return body
+
+
+def end_spill(book: Ledger, body: Body) -> None:
+    body.moving = None
+    for sharer in body.sharers:
+        sharer.machine.move(State.DISK)
+    for part in body.parts.values():
+        book.free_host(part)
+    book.unpin(body)
+
+
+def begin_fetch(book: Ledger, residence: Residence) -> Body | None:
+    """Its bytes come back from the file to the host pool; None if there is no room."""
+    body = residence.body
+    if sum(book.host.rounded(p.live) for p in body.parts.values()) > book.host.free_bytes:
+        return None
+    for part in body.parts.values():
+        part.host = book.host.take_scattered(part.live) or []
+    body.moving = "fetch"
+    body.pins += 1
+    return body
+
+
+def cancel_spill(book: Ledger, body: Body) -> None:
+    """The file could not be written: the bytes stay where they are, and nothing more goes to the disk."""
+    body.moving = None
+    body.disk_bytes = book.disk_free = 0
+    book.unpin(body)
+
+
+def end_fetch(book: Ledger, body: Body) -> None:
+    body.moving = None
+    book.disk_free += body.disk_bytes
+    body.disk_bytes = 0
+    for part in body.parts.values():
+        part.clean = part.issued = part.live
+    for sharer in body.sharers:
+        sharer.machine.move(State.HOST)
+    book.unpin(body)
