@@ -19,7 +19,7 @@ from djinn.paging.pager import Pager
 from djinn.paging.residence import Request, Residence
 from djinn.sizes import KVShape, format_bytes
 from djinn.states import Machine, State
-from djinn.tiers.pools import HostPool, Pool
+from djinn.tiers.pools import HostMemory, HostPool, Pool
 from djinn.tiers.streams import HostDevice
 from djinn.timeline import Timeline
 
@@ -35,7 +35,7 @@ class Bench:
             streams = HostDevice(Timeline())
         unit = shape.unit_bytes
         room = shape.kv_bytes(tokens) + 64 * unit
-        arena, host = Pool(room, place, unit), HostPool(room, unit, pinned=place.type == "cuda")
+        arena, host = Pool(room, place, unit), HostPool(HostMemory(room, place.type == "cuda"), unit)
         arena.bytes.zero_()
         self.pager = Pager(shape, arena, host, streams)
         self.place, self.layers = place, shape.layers
@@ -44,7 +44,7 @@ class Bench:
         self.pager.open(self.residence)
         self.host_bytes = host.bytes
         self.nbytes = shape.kv_bytes(tokens)
-        while host.preparing:
+        while host.growing:
             time.sleep(0.01)
         self._admit(fresh=True)
         self._stop(State.IDLE)

@@ -15,7 +15,7 @@ from djinn.paging.residence import Request, Residence
 from djinn.sizes import KVShape
 from djinn.states import Machine, State
 from djinn.tiers.disk import Disk
-from djinn.tiers.pools import HostPool, Pool
+from djinn.tiers.pools import HostMemory, HostPool, Pool
 from djinn.tiers.streams import Wait
 
 SHAPE = KVShape(layers=3, kv_heads=1, head_dim=8, hidden_size=8, dtype="float32")
@@ -33,7 +33,7 @@ class Rig:
     def __init__(self, dropped: Wait | None = None, host_units: int = 40) -> None:
         self.device = LateDevice(dropped)
         arena = Pool(30 * UNIT, self.device.place, UNIT)
-        host = HostPool(host_units * UNIT, UNIT, pinned=False)
+        host = HostPool(HostMemory(host_units * UNIT, pinned=False), UNIT)
         poison_what_is_free(arena)
         poison_what_is_free(host)
         disk = Disk(None, self.device.timeline)

@@ -31,10 +31,10 @@ class Pager:
         self.layout = Layout(shape, arena, host)
         self.lock = threading.Condition(threading.RLock())
         self.book = Ledger(arena.extents, host.extents, disk_bytes if disk else 0)
-        self.book.more_host = lambda: host.preparing
+        self.book.more_host = lambda: host.growing
         self._numbers = itertools.count()
         self._mover = Mover(self.book, self.layout, device, disk, self.lock)
-        host.prepare(self.lock)
+        host.open(self.lock)
 
     # -- asked for by the engine -----------------------------------------------------------------
 

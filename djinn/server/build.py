@@ -23,7 +23,7 @@ from djinn.server.service import Service, welcome
 from djinn.sizes import KVShape, format_bytes
 from djinn.tiers.cuda import CudaDevice
 from djinn.tiers.disk import Disk
-from djinn.tiers.pools import HostPool, Pool
+from djinn.tiers.pools import HostMemory, HostPool, Pool
 from djinn.tiers.streams import HostDevice
 from djinn.timeline import Timeline
 
@@ -42,6 +42,7 @@ def build_service(
     # shape, bf16, 1,600 tokens) 10 differed from the first with it, none with flash attention.
     torch.backends.cuda.enable_cudnn_sdp(False)
     place = torch_device(device)
+    memory = HostMemory(host_budget, pinned=place.type == "cuda")  # made ready behind the load
     loaded = load_model(args.model, args.weights, args.dtype, device, args.seed, args.path, args.hub_id, args.revision)
     facts = loaded.facts
     log.info("loaded %s from %s, %s", facts["name"], facts["source"], format_bytes(facts["bytes"]))
@@ -61,7 +62,7 @@ def build_service(
     _check_card(place, plan.arena_bytes)
     timeline = Timeline()
     arena = Pool(plan.arena_bytes, place, shape.unit_bytes)
-    host = HostPool(host_budget, shape.unit_bytes, pinned=place.type == "cuda")
+    host = HostPool(memory, shape.unit_bytes)
     streams = CudaDevice(place, timeline) if place.type == "cuda" else HostDevice(timeline)
     disk = Disk(args.state_dir, timeline) if disk_budget else None
     pager = Pager(shape, arena, host, streams, disk, disk_budget)

@@ -16,6 +16,7 @@ from djinn.tiers.extents import Extent, Extents
 
 log = logging.getLogger(__name__)
 CHUNK = 1 << 29  # bytes made ready at a time
+PAGE = 4096
 
 
 class Pool:
@@ -24,6 +25,8 @@ class Pool:
     def __init__(self, capacity: int, place: torch.device, unit: int) -> None:
         self.extents = Extents(capacity, unit)
         self.bytes = torch.empty(self.extents.capacity, dtype=torch.uint8, device=place)
+        if place.type == "cpu":
+            self.bytes[::PAGE] = 0  # no request meets its page faults
 
     @property
     def capacity(self) -> int:
@@ -39,59 +42,87 @@ class Pool:
         return self.at(extent.start, count).view(dtype).view(*shape)
 
 
-class HostPool(Pool):
-    """Host memory that is handed out as it becomes ready.
+class HostMemory:
+    """Host memory made ready chunk by chunk from the moment this is made, beside whatever the caller does next."""
 
-    Chunks are pinned one by one, and no copy may cross from one to the next: one unit between them is never handed out.
-    """
-
-    def __init__(self, capacity: int, unit: int, pinned: bool) -> None:
-        super().__init__(capacity, torch.device("cpu"), unit)
-        self.pinned, self._unit = pinned, unit
-        step = max(CHUNK // unit, 2) * unit
-        whole = self.extents.capacity
-        self._chunks = [(start, min(step, whole - start)) for start in range(0, whole, step)]
-        self.extents = Extents(0, unit)
-        self.extents.capacity = sum(size - unit for _, size in self._chunks)
-        self._stop = threading.Event()
-        self._done = 0  # chunks made ready
-        self.preparing = False  # more room will come without anybody's doing
-        self._thread: threading.Thread | None = None
-
-    def prepare(self, lock: threading.Condition) -> None:
-        """Begin to make it ready, beside whatever the caller does next; `lock` guards the extents and is notified."""
-        self.preparing = bool(self._chunks)
-        self._thread = threading.Thread(target=self._prepare, args=(lock,), name="host pool", daemon=True)
+    def __init__(self, capacity: int, pinned: bool) -> None:
+        self.bytes = torch.empty(capacity, dtype=torch.uint8)
+        self.pinned = pinned
+        self.chunks = [(start, min(CHUNK, capacity - start)) for start in range(0, capacity, CHUNK)]
+        self.changed = threading.Condition()
+        self.ready = 0  # chunks
+        self.failed = False
+        self._stop = False
+        self._thread = threading.Thread(target=self._prepare, name="host memory", daemon=True)
         self._thread.start()
 
-    def _prepare(self, lock: threading.Condition) -> None:
-        for start, size in self._chunks:
-            chunk = self.at(start, size)
-            problem = None if self._stop.is_set() else self._make_ready(chunk)
-            with lock:
-                if problem or self._stop.is_set():
-                    self.extents.capacity = self.extents.free_bytes
-                    log.error("the host pool stays at %d bytes: %s", self.extents.capacity, problem or "shutting down")
-                else:
-                    self.extents.give(Extent(start, size - self._unit))
-                    self._done += 1
-                self.preparing = self._done < len(self._chunks) and not (problem or self._stop.is_set())
-                lock.notify_all()
-                if not self.preparing:
-                    return
+    @property
+    def preparing(self) -> bool:
+        return self.ready < len(self.chunks) and not (self.failed or self._stop)
+
+    def _prepare(self) -> None:
+        while self.preparing:
+            start, size = self.chunks[self.ready]
+            problem = self._make_ready(self.bytes[start : start + size])
+            with self.changed:
+                self.failed = problem is not None
+                self.ready += not self.failed
+                self.changed.notify_all()
+        if self.failed:
+            log.error("the host pool stays at %d of %d chunks: %s", self.ready, len(self.chunks), problem)
 
     def _make_ready(self, chunk: torch.Tensor) -> str | None:
         """What went wrong, if anything did."""
         if not self.pinned:
-            chunk[::4096] = 0
+            chunk[::PAGE] = 0
             return None
         code = int(torch.cuda.cudart().cudaHostRegister(chunk.data_ptr(), chunk.nbytes, 0))
         return f"{chunk.nbytes} bytes could not be pinned (CUDA error {code})" if code else None
 
     def close(self) -> None:
         """Stop preparing, and unpin."""
-        self._stop.set()
+        self._stop = True
+        self._thread.join()
+        for start, _ in self.chunks[: self.ready] if self.pinned else ():
+            torch.cuda.cudart().cudaHostUnregister(self.bytes[start:].data_ptr())
+
+
+class HostPool(Pool):
+    """Host memory, handed out as it becomes ready.
+
+    No copy may cross from one pinned chunk to the next: the end of each is never handed out, so none lie together.
+    """
+
+    def __init__(self, memory: HostMemory, unit: int) -> None:
+        self.memory, self.bytes = memory, memory.bytes
+        self.extents = Extents(0, unit)
+        self._usable = [Extent(start, (size - 1) // unit * unit) for start, size in memory.chunks]
+        self.extents.capacity = sum(extent.size for extent in self._usable)
+        self._thread: threading.Thread | None = None
+        self.growing = True  # more room will come without anybody's doing
+
+    def open(self, lock: threading.Condition) -> None:
+        """Hand out what is ready now, and the rest when it is; `lock` guards the extents and is notified."""
+        self._thread = threading.Thread(target=self._follow, args=(lock,), name="host pool", daemon=True)
+        self._thread.start()
+
+    def _follow(self, lock: threading.Condition) -> None:
+        memory, given = self.memory, 0
+        while self.growing:
+            with memory.changed:
+                while memory.ready == given and memory.preparing:
+                    memory.changed.wait(1.0)
+                ready, more = memory.ready, memory.preparing
+            with lock:
+                for extent in self._usable[given:ready]:
+                    self.extents.give(extent)
+                self.growing = more
+                if not more:
+                    self.extents.capacity = sum(extent.size for extent in self._usable[:ready])
+                lock.notify_all()
+            given = ready
+
+    def close(self) -> None:
+        self.memory.close()
         if self._thread:
             self._thread.join()
-        for start, _ in self._chunks[: self._done] if self.pinned else ():
-            torch.cuda.cudart().cudaHostUnregister(self.at(start, 1).data_ptr())
