@@ -102,3 +102,37 @@ def test_how_a_session_ended_is_told_for_a_while(engine):
     for _ in range(1000):
         engine.close(engine.open().key)
     assert first.key not in engine._ended and len(engine._ended) == 1000
+
+
+def test_a_restore_that_breaks_off_fails_its_session_alone(engine, monkeypatch, prompt):
+    """Its hidden state came and it runs already: it meets the failure at its next layer's gate."""
+    session, other = engine.open(), engine.open()
+    submit(engine, session, ids=tuple(prompt), break_at=4).get()
+    engine.park(session, durable=False)
+    until(lambda: session.machine.state is State.HOST)
+    copy, calls = HostStream.copy, []
+
+    def breaks(stream: HostStream, name: str, copies) -> None:
+        if name.startswith("restore"):
+            calls.append(name)
+            if len(calls) > 1:
+                raise RuntimeError("no such stream")
+        copy(stream, name, copies)
+
+    monkeypatch.setattr(HostStream, "copy", breaks)
+    fault = submit(engine, session, resume_from=session.pause, max_new_tokens=2).get(timeout=30)
+    assert isinstance(fault, ServerFault) and "no such stream" in str(fault)
+    assert session.machine.state is State.FAILED
+    monkeypatch.undo()
+    assert isinstance(submit(engine, other, ids=tuple(prompt)).get(timeout=30), Outcome)
+    engine.close(other.key)
+
+
+def test_a_defect_in_the_policy_is_told_to_who_waits_for_it(engine, monkeypatch, prompt):
+    session, other = engine.open(), engine.open()
+    monkeypatch.setattr("djinn.paging.policy._make_room", lambda *args: 1 / 0)
+    fault = submit(engine, session, ids=tuple(prompt)).get(timeout=30)
+    assert isinstance(fault, ServerFault) and "ZeroDivisionError" in str(fault)
+    monkeypatch.undo()
+    assert isinstance(submit(engine, other, ids=tuple(prompt)).get(timeout=30), Outcome)
+    engine.close(other.key)

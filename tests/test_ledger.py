@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from traces import World, random_trace, shrunk
 
-from djinn.paging import moves, policy
+from djinn.paging import decisions, moves, policy
 from djinn.paging.ledger import Ledger
 from djinn.paging.residence import Body, Request, Residence
 from djinn.states import Machine, State
@@ -86,7 +86,7 @@ def test_a_request_larger_than_the_arena_is_refused_with_the_numbers():
     book = Ledger(Extents(10 * 32, 32), Extents(320, 32))
     book.request(Request(Residence("large", Machine()), {0: 1000}, number=0, resumed=False))
     step = policy.next_step(book)
-    assert isinstance(step, policy.Refuse)
+    assert isinstance(step, decisions.Refuse)
     assert "1.02 kB" in str(step.error)
     assert "320 B" in str(step.error)
 
@@ -106,9 +106,9 @@ def test_waste_of_sessions_that_grow_one_token_at_a_time():
         number += 1
         request = Request(residence, dict.fromkeys(range(layers), tokens * token), number, tokens > 32)
         book.request(request)
-        while not isinstance(step := policy.next_step(book), policy.Grant):
-            assert isinstance(step, policy.Move | policy.Yielded), step
-            if isinstance(step, policy.Move):
+        while not isinstance(step := policy.next_step(book), decisions.Grant):
+            assert isinstance(step, decisions.Move | decisions.Yielded), step
+            if isinstance(step, decisions.Move):
                 evicted += step.transfer.direction == "out"
                 step.transfer.end()
         book.withdraw(request)

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PURE = (
-    *(f"paging/{name}.py" for name in ("residence", "ledger", "moves", "spills", "policy")),
+    *(f"paging/{name}.py" for name in ("residence", "ledger", "moves", "spills", "decisions", "policy")),
     *("tiers/extents.py", "timeline.py", "states.py"),
 )
 # part -> the parts of djinn that it may import

@@ -14,7 +14,7 @@ import sys
 from collections import Counter, deque
 from pathlib import Path
 
-from djinn.paging import moves, policy, spills
+from djinn.paging import decisions, moves, policy, spills
 from djinn.paging.ledger import Ledger
 from djinn.paging.moves import Transfer
 from djinn.paging.residence import Body, Request, Residence
@@ -50,10 +50,13 @@ class World:
         self.counts: Counter[str] = Counter()
         self.number = 0
         self.writes = 0
+        self.ahead = policy.AHEAD  # more than the arena: any number of restores at once
 
     # -- operations ----------------------------------------------------------------------------------
 
     def play(self, trace: list[Op]) -> Counter[str]:
+        if trace and trace[0][1] % 2:
+            self.ahead = 10 * UNIT
         for name, a, b in trace:
             getattr(self, name)(a, b)
             self.pump()
@@ -181,24 +184,24 @@ class World:
 
     def pump(self) -> None:
         for _ in range(500):
-            step = policy.next_step(self.book)
+            step = policy.next_step(self.book, self.ahead)
             match step:
                 case None:
                     return
-                case policy.Grant(request=request):
+                case decisions.Grant(request=request):
                     self._grant(request)
-                case policy.Refuse(request=request):
+                case decisions.Refuse(request=request):
                     self.counts["refused"] += 1
                     self.book.withdraw(request)
                     if request.residence.machine.state is State.QUEUED:
                         request.residence.machine.move(State.IDLE)
-                case policy.Move(transfer=transfer):
+                case decisions.Move(transfer=transfer):
                     self._fly(transfer)
-                case policy.Spill(body=body):
+                case decisions.Spill(body=body):
                     self.flying["disk"].append(lambda body=body: self._spill(body))
-                case policy.Fetch(body=body):
+                case decisions.Fetch(body=body):
                     self.flying["disk"].append(lambda body=body: self._fetch(body))
-                case policy.Yielded():
+                case decisions.Yielded():
                     self.counts["yielded"] += 1
             if step:
                 self.check()

@@ -97,11 +97,11 @@ class Scheduler:
                 self.rows if self.deterministic else len(steps),
                 on_first=lambda: [step.on_first() for step in steps],
             )
+            logits = found.logits.float().cpu()  # one copy for all of them
         except Exception as error:  # noqa: BLE001  as above
             for task in tasks:
                 task.error = error
             return
-        logits = found.logits.float().cpu()  # one copy for all of them
         self.timeline.add("compute", f"decode {len(tasks)}", began, time.monotonic_ns(), rows=len(tasks))
         for row, task in enumerate(tasks):
             task.advance(Finished(logits[row : row + 1]))

@@ -16,6 +16,8 @@ from functools import partial
 
 from djinn.errors import DjinnError, ServerFault
 from djinn.paging import moves, policy, spills
+from djinn.paging.decisions import Fetch, Grant, Move, Refuse, Spill, Step
+from djinn.paging.gate import PartGate
 from djinn.paging.layout import Layout
 from djinn.paging.ledger import Ledger
 from djinn.paging.moves import Transfer
@@ -25,22 +27,6 @@ from djinn.tiers.disk import Disk
 from djinn.tiers.streams import Device, Mark, Wait
 
 log = logging.getLogger(__name__)
-
-
-class PartGate:
-    """Before a part that is on its way back: opened when its copy has been queued, passed when it is there."""
-
-    def __init__(self) -> None:
-        self._queued = threading.Event()
-        self._mark: Mark | None = None
-
-    def open(self, mark: Mark) -> None:
-        self._mark = mark
-        self._queued.set()
-
-    def hold(self) -> None:
-        self._queued.wait()
-        self._mark.hold(Wait.COMPUTE_AFTER_IN)
 
 
 @dataclass(frozen=True)
@@ -104,14 +90,14 @@ class Mover:
     def _run(self) -> None:
         while True:
             with self.lock:
-                while not (self._closing or self.written or (step := policy.next_step(self.book))):
+                while not (self._closing or self.written or (step := self._next())):
                     self.lock.wait()
                 if self._closing:
                     return
                 if self.written:
                     step = self.written.popleft()
-                residence = getattr(step, "residence", None)
-                if isinstance(step, policy.Move):
+                residence = step.request.residence if isinstance(step, Grant) else getattr(step, "residence", None)
+                if isinstance(step, Move):
                     self._begin(step)
             try:
                 self._carry_out(step)
@@ -119,34 +105,44 @@ class Mover:
                 log.exception("paging failed")
                 self._fail(residence, ServerFault(f"paging failed: {type(error).__name__}: {error}"))
 
-    def _begin(self, move: policy.Move) -> None:
+    def _next(self) -> Step | None:
+        """Under the lock: what the policy decides. A defect in it fails those who wait, or it would meet them again."""
+        try:
+            return policy.next_step(self.book)
+        except Exception as error:
+            log.exception("the paging policy failed")
+            for request in list(self.book.waiting):
+                self._fail(request.residence, ServerFault(f"paging failed: {type(error).__name__}: {error}"))
+            return None
+
+    def _begin(self, move: Move) -> None:
         """Under the lock still: who comes back is not resident, and has a gate before each part."""
         if move.transfer.direction != "out" and move.transfer.moves:
             move.residence.resident.clear()
             move.residence.gates = {key: PartGate() for key, _ in move.transfer.moves}
 
-    def _carry_out(self, step: policy.Step | Written) -> None:
+    def _carry_out(self, step: Step | Written) -> None:
         match step:
             case Written():
                 self._mirror(step)
-            case policy.Move(transfer=transfer, residence=residence, request=request):
+            case Move(transfer=transfer, residence=residence, request=request):
                 if transfer.direction == "out":
                     self._queue_out(transfer, f"evict {residence.key[:8]}", ("evicted_bytes",))
                     self.moved["evictions"] += 1
                 else:
                     self._queue_in(transfer, residence, request)
-            case policy.Grant(request=request):
+            case Grant(request=request):
                 with self.lock:
                     self.let_in(request)
                 request.then(None)
-            case policy.Refuse(request=request, error=error):
+            case Refuse(request=request, error=error):
                 with self.lock:
                     self.book.withdraw(request)
                 request.then(error)
-            case policy.Spill(body=body):
+            case Spill(body=body):
                 parts = self.layout.host_parts(body)
                 self.disk.write(str(body.serial), parts, partial(self._spilled, body))
-            case policy.Fetch(body=body):
+            case Fetch(body=body):
                 parts = self.layout.host_parts(body)
                 self.disk.read(str(body.serial), parts, partial(self._fetched, body))
 
@@ -235,14 +231,16 @@ class Mover:
             self.disk.forget(str(body.serial))
 
     def _fail(self, residence: Residence | None, error: DjinnError) -> None:
-        """What cannot go on is failed by name; nobody else is harmed."""
+        """What cannot go on is failed by name; nobody else is harmed. One that runs fails at the gate, and is ended there."""
         if residence is None:
             return
         with self.lock:
             request = residence.waiting
-            if residence.machine.state not in END:
+            for gate in residence.gates.values():
+                gate.open(error)
+            residence.resident.set()
+            if not residence.granted and residence.machine.state not in END:
                 residence.machine.move(State.FAILED)
-            if not residence.released:
                 self.book.release(residence)
             self.lock.notify_all()
         if request:

@@ -1,7 +1,8 @@
 """What happens next to the memory: who is let in, who goes, what is dropped. Pure: it reads and moves the ledger alone.
 
 Order of the waiting: resumed before new (see Request.rank), and memory goes to the first that lacks some, so that nobody
-starves behind smaller ones; who lacks nothing is let in at once. To make room: copies that cost nothing first (sessions
+starves behind smaller ones; who lacks nothing is let in at once. Restores begin as late as keeps the copies busy: whom one
+puts out is then chosen knowing everybody who has asked meanwhile. To make room: copies that cost nothing first (sessions
 whose bytes the host holds already), then the parked, then those that nobody looks at, then one that is large enough
 alone, then the one stopped longest. Sessions that are waited for go last, and only for one that waits before them.
 """
@@ -9,60 +10,19 @@ alone, then the one stopped longest. Sessions that are waited for go last, and o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from djinn.errors import OutOfMemory
 from djinn.paging import moves, spills
+from djinn.paging.decisions import Fetch, Grant, Move, Refuse, Spill, Step, Yielded
 from djinn.paging.ledger import Ledger
-from djinn.paging.moves import Transfer
-from djinn.paging.residence import Body, Request, Residence
+from djinn.paging.residence import Body, Moving, Request, Residence
 from djinn.sizes import format_bytes
 from djinn.states import STOPPED, State
 
-
-@dataclass(frozen=True)
-class Grant:
-    """All that the request needs is on the device."""
-
-    request: Request
+AHEAD = 1 << 28  # bytes on their way in, from which on no other restore begins: 5 ms of a PCIe 5 link
 
 
-@dataclass(frozen=True)
-class Move:
-    """A transfer has begun; for a restore, `request` is what it is for."""
-
-    transfer: Transfer
-    residence: Residence
-    request: Request | None = None
-
-
-@dataclass(frozen=True)
-class Spill:
-    body: Body
-
-
-@dataclass(frozen=True)
-class Fetch:
-    body: Body
-
-
-@dataclass(frozen=True)
-class Yielded:
-    """A duplicate's room is free: ask again."""
-
-
-@dataclass(frozen=True)
-class Refuse:
-    """Nothing can make room for it, and nobody runs who might end."""
-
-    request: Request
-    error: OutOfMemory
-
-
-Step = Grant | Move | Spill | Fetch | Yielded | Refuse
-
-
-def next_step(book: Ledger) -> Step | None:
+def next_step(book: Ledger, ahead: int = AHEAD) -> Step | None:
     """The next thing to do, begun in the ledger; None when there is nothing until something ends."""
     blocked = False
     for request in book.waiting:
@@ -71,14 +31,14 @@ def next_step(book: Ledger) -> Step | None:
             return Grant(request)
         if blocked or body.moving or body.pins:
             continue
-        step = _make_room(book, request)
+        step = _make_room(book, request, ahead)
         if step:
             return step
         blocked = True
     return _park(book) or (None if blocked else _prefetch(book))
 
 
-def _make_room(book: Ledger, request: Request) -> Step | None:
+def _make_room(book: Ledger, request: Request, ahead: int) -> Step | None:
     residence, body = request.residence, request.residence.body
     total = sum(map(book.device.rounded, book.whole(request).values()))
     if total > book.device.capacity:
@@ -87,6 +47,8 @@ def _make_room(book: Ledger, request: Request) -> Step | None:
             f"the session needs {format_bytes(total)}, the whole arena has {whole}: start with a larger device_budget"
         )
         return Refuse(request, OutOfMemory(error))
+    if not body.here and body.live_bytes and _bytes(book, "in") >= ahead:
+        return None
     missing = book.missing(request).values()
     if not body.disk_bytes:
         if placed := moves.begin_place(book, request):
@@ -98,7 +60,7 @@ def _make_room(book: Ledger, request: Request) -> Step | None:
     missing = sum(map(book.device.rounded, missing))
     if book.device.free_bytes >= missing and (compacted := _compact(book)):
         return compacted
-    coming = sum(other.device_bytes for other in _bodies(book) if other.moving == "out")
+    coming = _bytes(book, "out")
     if coming and book.device.free_bytes + coming >= missing:
         return None
     victims = _victims(book, request, missing - book.device.free_bytes - coming)
@@ -232,6 +194,11 @@ def _prefetch(book: Ledger) -> Move | Fetch | None:
             if residence.machine.state is State.HOST and (placed := moves.begin_place(book, request)):
                 return Move(placed, residence)
     return None
+
+
+def _bytes(book: Ledger, moving: Moving) -> int:
+    """Of the arena, on their way so."""
+    return sum(body.device_bytes for body in _bodies(book) if body.moving == moving)
 
 
 def _bodies(book: Ledger) -> Iterator[Body]:

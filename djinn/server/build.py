@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import torch
 
@@ -36,6 +37,21 @@ def build_service(
     args: argparse.Namespace, device: str, device_budget: int | None, host_budget: int, disk_budget: int
 ) -> tuple[Service, str, Callable[[], None]]:
     """(the service, the memory plan as a table, what ends its threads). Everything is allocated when this returns."""
+    with (
+        ExitStack() as begun
+    ):  # a start that fails ends what it has begun: a thread in torch at exit would abort the process
+        service, table = _build(args, device, device_budget, host_budget, disk_budget, begun)
+        return service, table, begun.pop_all().close
+
+
+def _build(
+    args: argparse.Namespace,
+    device: str,
+    device_budget: int | None,
+    host_budget: int,
+    disk_budget: int,
+    begun: ExitStack,
+) -> tuple[Service, str]:
     if args.threads:
         torch.set_num_threads(args.threads)
     # cuDNN's attention does not repeat its own bits: of 16 runs of 17 decode steps on an H100 (torch 2.11, Llama-2-13B
@@ -43,6 +59,7 @@ def build_service(
     torch.backends.cuda.enable_cudnn_sdp(False)
     place = torch_device(device)
     memory = HostMemory(host_budget, pinned=place.type == "cuda")  # made ready behind the load
+    begun.callback(memory.close)
     loaded = load_model(args.model, args.weights, args.dtype, device, args.seed, args.path, args.hub_id, args.revision)
     facts = loaded.facts
     log.info("loaded %s from %s, %s", facts["name"], facts["source"], format_bytes(facts["bytes"]))
@@ -66,19 +83,14 @@ def build_service(
     streams = CudaDevice(place, timeline) if place.type == "cuda" else HostDevice(timeline)
     disk = Disk(args.state_dir, timeline) if disk_budget else None
     pager = Pager(shape, arena, host, streams, disk, disk_budget)
+    begun.callback(pager.shut_down)
     scheduler = Scheduler(executor, place, timeline, rows, args.deterministic == "on")
     engine = Engine(Runner(pager, place), scheduler, pager, facts["vocab_size"], max_tokens)
+    begun.callback(engine.shut_down)
     hello = welcome(facts, str(place), plan.numbers(), max_tokens)
     service = Service(engine, hello, f"tcp://{args.host}:{args.port or '*'}")
-
-    pulse = Pulse(engine)
-
-    def shut_down() -> None:
-        pulse.stop()
-        engine.shut_down()
-        pager.shut_down()
-
-    return service, plan.table(shape), shut_down
+    begun.callback(Pulse(engine).stop)
+    return service, plan.table(shape)
 
 
 def _whole(place: torch.device) -> int:

@@ -80,11 +80,12 @@ class HostMemory:
         return f"{chunk.nbytes} bytes could not be pinned (CUDA error {code})" if code else None
 
     def close(self) -> None:
-        """Stop preparing, and unpin."""
+        """Stop preparing, and unpin. A second close does nothing."""
         self._stop = True
         self._thread.join()
         for start, _ in self.chunks[: self.ready] if self.pinned else ():
             torch.cuda.cudart().cudaHostUnregister(self.bytes[start:].data_ptr())
+        self.ready = 0
 
 
 class HostPool(Pool):

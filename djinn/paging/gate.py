@@ -1,0 +1,28 @@
+"""What the compute passes before it touches a part that is on its way back to the device."""
+
+from __future__ import annotations
+
+import threading
+
+from djinn.errors import DjinnError
+from djinn.tiers.streams import Mark, Wait
+
+
+class PartGate:
+    """Before a part that is on its way back: opened when its copy has been queued, passed when it is there."""
+
+    def __init__(self) -> None:
+        self._queued = threading.Event()
+        self._mark: Mark | DjinnError | None = None
+
+    def open(self, mark: Mark | DjinnError) -> None:
+        """An error: the part will never come."""
+        if not self._queued.is_set():
+            self._mark = mark
+            self._queued.set()
+
+    def hold(self) -> None:
+        self._queued.wait()
+        if isinstance(self._mark, DjinnError):
+            raise self._mark
+        self._mark.hold(Wait.COMPUTE_AFTER_IN)
