@@ -3,7 +3,8 @@
     python -m benchmarks.restore --tokens 3000
 
 `resident` is measured as a server does it: from the request to the moment when the last copy has completed, through the
-policy, the mover's thread and one copy a layer. The floor is one `copy_` of the same number of bytes (one for each pinned chunk of 512 MiB).
+policy, the mover's thread and one copy a layer. The floor is one `copy_` of the same number of bytes
+(one for each pinned chunk of 512 MiB).
 """
 
 from __future__ import annotations

@@ -82,6 +82,30 @@ def test_a_new_session_is_overtaken_by_few():
     assert book.waiting.index(new) <= Request.HEAD_START
 
 
+def test_who_is_there_grows_and_runs_before_somebody_comes_back_in_its_place():
+    book = Ledger(Extents(10 * 32, 32), Extents(10 * 32, 32))
+    away, here = Residence("away", Machine()), Residence("here", Machine())
+    here.body.here = True
+    for number, residence in enumerate((away, here)):
+        book.request(Request(residence, {0: 64}, number, resumed=True))
+    assert [request.residence for request in book.waiting] == [here, away]
+
+
+def test_paused_in_decode_the_layers_above_keep_the_unit_they_will_need():
+    book = Ledger(Extents(10 * 32, 32), Extents(0, 32))
+    residence = Residence("paused", Machine())
+    book.open(residence)
+    residence.machine.move(State.QUEUED)
+    book.request(Request(residence, {0: 68, 1: 68, 2: 68, "pause": 8}, 0, resumed=False))
+    assert isinstance(policy.next_step(book), decisions.Move)
+    book.let_in(residence.waiting)
+    for key, live in ((0, 68), (1, 64), (2, 32), ("pause", 8)):
+        book.set_live(residence, key, live)
+    book.stopped(residence)
+    sizes = {key: part.device.size for key, part in residence.body.items()}
+    assert sizes == {0: 96, 1: 96, 2: 32, "pause": 32}, "a whole prompt's worth is not kept"
+
+
 def test_a_request_larger_than_the_arena_is_refused_with_the_numbers():
     book = Ledger(Extents(10 * 32, 32), Extents(320, 32))
     book.request(Request(Residence("large", Machine()), {0: 1000}, number=0, resumed=False))

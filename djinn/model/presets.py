@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-# SmolLM2-135M-Instruct: the shape in its GGUF file. Llama-2-13B: its published config.json. tiny-llama: ours, for tests.
+# SmolLM2-135M-Instruct: the shape in its GGUF file. Llama-2: their published config.json. tiny-llama: ours, for tests.
 PRESETS: dict[str, dict[str, Any]] = {
     "smollm2-135m": {
         "model_type": "llama",
@@ -20,6 +20,18 @@ PRESETS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
         "bos_token_id": 1,
         "eos_token_id": 2,
+    },
+    "llama-2-7b": {
+        "model_type": "llama",
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
     },
     "llama-2-13b": {
         "model_type": "llama",

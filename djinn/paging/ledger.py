@@ -30,6 +30,7 @@ class Ledger:
 
     def request(self, request: Request) -> None:
         """The session is wanted on the device: it waits until it is granted or refused."""
+        request.here = request.residence.body.here
         request.residence.waiting = request
         self.waiting.append(request)
         self.waiting.sort(key=lambda r: r.rank)
@@ -80,11 +81,17 @@ class Ledger:
         self.settle(residence.body)
 
     def stopped(self, residence: Residence) -> None:
-        """Its run is over: places beyond the live bytes are for others, and it may be evicted."""
+        """Its run is over: places beyond the live bytes are for others, and it may be evicted.
+
+        Paused in a pass over few tokens, the layers above keep the unit that these will need when it goes on: without it
+        the session would have to move as a whole.
+        """
         residence.granted = False
-        for part in residence.body.parts.values():
+        longest = max((part.live for key, part in residence.body.items() if isinstance(key, int)), default=0)
+        for key, part in residence.body.items():
             if part.device:
-                part.device = self.device.trim(part.device, part.live)
+                pending = isinstance(key, int) and longest - part.live < self.device.unit
+                part.device = self.device.trim(part.device, longest if pending else part.live)
 
     def set_live(self, residence: Residence, key: Key, live: int) -> None:
         """`live` bytes of a part hold something now. Fewer than before: it was rewound, its copies are worth that much."""

@@ -111,9 +111,13 @@ class Request:
     first: frozenset[Key] | None = None  # it may run when these are there, the others follow; None: when all are
     then: Callable[[DjinnError | None], None] = lambda refusal: None  # called once: granted, or why not
 
+    here: bool = False  # when it was asked for, the device held all of it
+
     HEAD_START: ClassVar[int] = 64
 
     @property
     def rank(self) -> int:
-        """Resumed before new, but a new one is overtaken by no more than 64 that came after it."""
-        return self.number - (self.HEAD_START if self.resumed else 0)
+        """Who is on the device before who must come back, so that nobody comes back in the place of one that was about to
+        run; resumed before new. Nobody is overtaken by more than 64, a new one by more than 128, that came after it.
+        """
+        return self.number - self.HEAD_START * (self.resumed + (self.resumed and self.here))

@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -28,10 +29,20 @@ class CudaMark(Mark):
         self.event.synchronize()
 
 
+@dataclass
+class Copying:
+    """Copies queued since the last `call`: one span of the timeline, so that small ones pay for no clock of their own."""
+
+    name: str
+    began: torch.cuda.Event
+    nbytes: int = 0
+
+
 class CudaStream(Stream):
     def __init__(self, track: str, device: Device) -> None:
         self.track, self.device = track, device
         self._stream = torch.cuda.Stream(device.place)
+        self._copying: Copying | None = None
         self._watched: queue.SimpleQueue[tuple[torch.cuda.Event, Callable[[], None]] | None] = queue.SimpleQueue()
         self._watcher = threading.Thread(target=self._watch, name=track, daemon=True)
         self._watcher.start()
@@ -46,27 +57,33 @@ class CudaStream(Stream):
         self._stream.wait_event(mark.event)
 
     def copy(self, name: str, copies: Copies) -> None:
-        began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        began.record(self._stream)
+        if self._copying is None:
+            self._copying = Copying(name, self._event())
         with torch.cuda.stream(self._stream):
             for destination, source in copies:
                 destination.copy_(source, non_blocking=True)
-        ended.record(self._stream)
-        nbytes = sum(source.nbytes for _, source in copies)
-
-        def note() -> None:
-            now = time.monotonic_ns()
-            self.device.timeline.add(self.track, name, now - int(began.elapsed_time(ended) * 1e6), now, bytes=nbytes)
-
-        self._watched.put((ended, note))
+        self._copying.nbytes += sum(source.nbytes for _, source in copies)
 
     def mark(self) -> Mark:
         return CudaMark(self.device, self._stream)
 
     def call(self, done: Callable[[], None], wait: Wait) -> None:
-        event = torch.cuda.Event()
+        copying, ended = self._copying, self._event()
+        self._copying = None
+
+        def reached() -> None:
+            now = time.monotonic_ns()
+            done()
+            if copying:
+                began = now - int(copying.began.elapsed_time(ended) * 1e6)
+                self.device.timeline.add(self.track, copying.name, began, now, bytes=copying.nbytes)
+
+        self._watched.put((ended, reached))
+
+    def _event(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
         event.record(self._stream)
-        self._watched.put((event, done))
+        return event
 
     def close(self) -> None:
         self._watched.put(None)
