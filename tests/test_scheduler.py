@@ -121,3 +121,25 @@ def test_not_deterministic_decodes_in_as_many_rows_as_there_are(prompt):
         assert len({tuple(reply.get().tokens) for reply in replies}) == 1
         rows = {span[4]["rows"] for span in engine.scheduler.timeline.spans() if "rows" in span[4]}
         assert rows and max(rows) <= 4
+
+
+def test_resumed_from_the_same_layer_they_share_that_pass_too(engine, monkeypatch):
+    """All stopped inside their first new token at one layer; asked for while the device is busy, they go on as one."""
+    expected = [alone(engine, prompt, 5) for prompt in prompts()]
+    sessions = [engine.open() for _ in prompts()]
+    stop = {"max_new_tokens": 1, "break_at": 4, "break_token": 1}
+    for session, prompt in zip(sessions, prompts(), strict=True):
+        assert isinstance(submit(engine, session, ids=prompt, **stop).get(), Paused)
+    engine.scheduler.timeline.spans().clear()
+    began = time.monotonic_ns()
+    busy = submit(engine, held := engine.open(), ids=tuple(range(500)), max_new_tokens=2)
+    replies = [submit(engine, s, resume_from=s.pause, max_new_tokens=4) for s in sessions]
+    for reply, session, same in zip(replies, sessions, expected, strict=True):
+        out = reply.get()
+        assert out.tokens == same.tokens[1:]
+        assert torch.equal(out.logits, same.logits)
+        engine.close(session.key)
+    busy.get()
+    engine.close(held.key)
+    passes = [s for s in engine.scheduler.timeline.spans() if s[2] > began and s[4].get("layers") == "4..8"]
+    assert len(passes) < len(sessions), "each of them ran alone"

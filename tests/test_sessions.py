@@ -57,6 +57,16 @@ def test_a_rewind_of_an_evicted_session(client, prompt, new):
     session.close()
 
 
+def test_a_checkpoint_in_a_pass_over_one_token_goes_on_to_the_same_bits(client, prompt):
+    """Kept in the rows in which every pass over one token runs, so that going on from it changes nothing."""
+    session = client.open()
+    checkpoints, out = session.prefill(prompt[:1], checkpoint_at=[3], max_new_tokens=4)
+    again = session.resume(checkpoints[3], max_new_tokens=4)
+    assert again.tokens.tolist() == out.tokens.tolist()
+    assert np.array_equal(again.logits, out.logits)
+    session.close()
+
+
 def test_a_rewind_from_a_pause_gives_the_pause_up(client, prompt):
     session = client.open()
     checkpoints, _ = session.prefill(prompt, checkpoint_at=[3])

@@ -1,9 +1,10 @@
-"""Whose pass the device runs next: decoding sessions together, one at a time of the others, long prefills in slices.
+"""Whose pass the device runs next: passes over one token together, one at a time of the others, long prefills in slices.
 
-Requests under way take turns in rounds. A round decodes one token of every session that wants one, in a single pass, then
-runs the pass of the first of the others: resumed before new, then by arrival. A pass over many tokens is left between
-two layers when somebody else waits and it has had its share; it goes on from there in a later round, so nobody waits
-longer than a slice and a decode pass. Cut between layers, never by tokens, no result can tell.
+Requests under way take turns in rounds. A round runs the token of every session that goes on from, or stops at, the same
+layers as the first of those; then one token of every session that decodes through all layers, those among them; then the
+pass of the first of the others: resumed before new, then by arrival. A pass over many tokens is left between two layers
+when somebody else waits and it has had its share; it goes on from there in a later round, so nobody waits longer than a
+slice and two passes over one token. Cut between layers, never by tokens, no result can tell.
 
 `deterministic`: every pass over one token runs in the same fixed number of rows, whoever shares it, so that a session's
 bits do not depend on its neighbours. Otherwise as many rows as there are sessions to decode.
@@ -22,6 +23,7 @@ from djinn.engine.steps import Step
 from djinn.model.executor import Executor, Finished, Stopped
 from djinn.timeline import Timeline
 
+WHOLE = (0, None)  # layers of a pass that starts at the first and stops nowhere
 SLICE = 8192  # tokens x layers that a pass may run while others wait
 
 
@@ -71,13 +73,13 @@ class Scheduler:
 
     def round(self, somebody_came: Callable[[], bool]) -> list[Task]:
         """Run what is due; returns the tasks that ended. `somebody_came`: whether a request waits that is not here yet."""
-        decoding = sorted((t for t in self.tasks if not t.over and t.step.decodes), key=lambda t: (t.served, t.rank))
-        together = decoding[: self.rows]
-        if len(together) == 1:
-            self._run(together[0], somebody_came)
-        elif together:
-            self._decode(together)
-        alone = next((task for task in self.tasks if not task.over and task not in together), None)
+        for whole in (False, True):
+            together = self._sharing(whole)
+            if len(together) == 1 and (self.rows == 1 or not self.deterministic):
+                self._run(together[0], somebody_came)
+            elif together:
+                self._run_rows(together)
+        alone = next((task for task in self.tasks if not task.over and task.step.span is None), None)
         if alone:
             self._run(alone, somebody_came)
         ended = [task for task in self.tasks if task.over]
@@ -86,25 +88,43 @@ class Scheduler:
             task.steps.close()  # of one that broke off: it leaves its session's lengths true
         return ended
 
-    def _decode(self, tasks: list[Task]) -> None:
+    def _sharing(self, whole: bool) -> list[Task]:
+        """Whose tokens run in one pass now: through all layers, or through the layers that the first of the others needs."""
+        found = [task for task in self.tasks if not task.over and task.step.span and (task.step.span == WHOLE) == whole]
+        found.sort(key=lambda task: (task.served, task.rank))
+        first = found[0].step if found else None
+        if first and first.taps:  # what is kept on the way is kept of one session
+            return found[:1]
+        return [task for task in found if task.step.span == first.span and not task.step.taps][: self.rows]
+
+    def _run_rows(self, tasks: list[Task]) -> None:
         began = time.monotonic_ns()
-        steps = [task.step for task in tasks]
+        steps, (start, stop) = [task.step for task in tasks], tasks[0].step.span
         try:
             found = self.executor.run_rows(
                 [step.cache for step in steps],
                 [step.one.ids[0] for step in steps],
                 [step.one.past for step in steps],
                 self.rows if self.deterministic else len(steps),
+                start=start,
+                hidden=torch.cat([step.one.hidden for step in steps]) if start else None,
+                stop=stop,
+                taps=steps[0].taps,
                 on_first=lambda: [step.on_first() for step in steps],
             )
-            logits = found.logits.float().cpu()  # one copy for all of them
+            if isinstance(found, Finished):
+                found = Finished(found.logits.float().cpu())  # one copy for all of them
         except Exception as error:  # noqa: BLE001  as above
             for task in tasks:
                 task.error = error
             return
-        self.timeline.add("compute", f"decode {len(tasks)}", began, time.monotonic_ns(), rows=len(tasks))
+        layers = f"{start}..{self.executor.depth if stop is None else stop}"
+        self.timeline.add("compute", f"decode {len(tasks)}", began, time.monotonic_ns(), rows=len(tasks), layers=layers)
         for row, task in enumerate(tasks):
-            task.advance(Finished(logits[row : row + 1]))
+            one = slice(row, row + 1)
+            task.advance(
+                Stopped(found.hidden[one], found.layer) if isinstance(found, Stopped) else Finished(found.logits[one])
+            )
 
     def _run(self, task: Task, somebody_came: Callable[[], bool]) -> None:
         step, began, start = task.step, time.monotonic_ns(), task.done
@@ -114,16 +134,19 @@ class Scheduler:
             waits = len(self.tasks) > 1 or somebody_came()
             return layer == step.stop or (share <= layer < self.executor.depth and waits)
 
-        how = {"start": start, "hidden": task.hidden, "on_first": step.on_first}
         try:
-            if self.rows > 1 and self.deterministic and len(step.one.ids) == 1 and not step.taps:
-                one = step.one
-                found = self.executor.run_rows([step.cache], one.ids, [one.past], self.rows, stop=step.stop, **how)
-            else:
-                ids = torch.tensor([step.one.ids], device=self.device)
-                found = self.executor.run(
-                    step.cache, ids, step.one.past, stop=stop, taps=step.taps, all_logits=step.all_logits, **how
-                )
+            ids = torch.tensor([step.one.ids], device=self.device)
+            found = self.executor.run(
+                step.cache,
+                ids,
+                step.one.past,
+                start=start,
+                hidden=task.hidden,
+                stop=stop,
+                taps=step.taps,
+                all_logits=step.all_logits,
+                on_first=step.on_first,
+            )
         except Exception as error:  # noqa: BLE001  as above
             task.error = error
             return

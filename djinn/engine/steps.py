@@ -31,6 +31,6 @@ class Step:
     on_first: Callable[[], None] = lambda: None
 
     @property
-    def decodes(self) -> bool:
-        """Whether it can share a pass with others: one token, from the first layer to the last."""
-        return len(self.one.ids) == 1 and not (self.one.start or self.stop or self.taps)
+    def span(self) -> tuple[int, int | None] | None:
+        """(layers done, layer to stop after) of a pass over one token: passes with the same can be run as one."""
+        return None if len(self.one.ids) > 1 else (self.one.start, self.stop)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from transformers import PreTrainedModel
@@ -128,12 +129,13 @@ class Executor:
         start: int = 0,
         hidden: torch.Tensor | None = None,
         stop: int | None = None,
+        taps: Mapping[int, Tap] | None = None,
         on_first: Callable[[], None] = lambda: None,
     ) -> Stopped | Finished:
         """One token of each cache in one pass of `rows` rows, those beyond the caches being padding.
 
-        start, hidden `(live rows, 1, hidden_size)`, stop, on_first: as for `run`, for all rows alike. What comes back
-        holds the live rows.
+        start, hidden `(live rows, 1, hidden_size)`, stop, taps, on_first: as for `run`, for all rows alike. What comes back,
+        and what taps are given, holds the live rows.
         """
         live, device = len(caches), self.model.device
         padding = [0] * (rows - live)
@@ -145,9 +147,10 @@ class Executor:
         if hidden is not None:
             hidden = torch.cat([hidden, hidden.new_zeros((rows - live, *hidden.shape[1:]))])
         last = torch.tensor([0], device=device)
+        tapped = {layer: partial(_live_rows, tap, live) for layer, tap in (taps or {}).items()}
         with rows_attended(cache):
             result = self._forward(
-                cache, ids, last, _Pass(start, hidden, _stop(stop), {}, on_first), position_ids=positions
+                cache, ids, last, _Pass(start, hidden, _stop(stop), tapped, on_first), position_ids=positions
             )
         if isinstance(result, Stopped):
             return Stopped(result.hidden[:live], result.layer)
@@ -180,6 +183,10 @@ class Executor:
         finally:
             self._pass = None
         return Finished(out.logits if isinstance(last, int) else out.logits[:, -1:])
+
+
+def _live_rows(tap: Tap, live: int, hidden: torch.Tensor) -> None:
+    tap(hidden[:live])
 
 
 def _stop(where: int | Callable[[int], bool] | None) -> Callable[[int], bool]:
