@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 import djinn
-from benchmarks.paired import in_turn, print_ratio, print_times
+from benchmarks.overlap import overlap, print_overlap
+from benchmarks.paired import in_turn, print_ratio, print_times, write
 from djinn.model.load import load_model
 from djinn.server.plan import workspace_bytes
 from djinn.sizes import KVShape, format_bytes
@@ -81,9 +82,10 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=30)
     parser.add_argument("--tokens", type=int, default=600)
     parser.add_argument("--new-tokens", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--host-budget", default="2GB")
-    parser.add_argument("--trace", type=Path, help="write the last server's timeline here")
+    parser.add_argument("--trace", type=Path, help="write the last server's timeline here, for chrome://tracing")
+    parser.add_argument("--out", type=Path, help="write the raw result here, as JSON")
     args = parser.parse_args()
     sizes = budgets(args)
     with ExitStack() as stack:
@@ -107,19 +109,36 @@ def main() -> None:
         times = in_turn({names[ratio]: load.run for ratio, load in work.items()}, args.rounds, warm_up=1)
         first = next(iter(work.values()))
         print(f"{args.model} {args.dtype} on {args.device}: {args.sessions} x {args.tokens} + {args.new_tokens} tokens")
+        found = []
         for ratio, load in work.items():
             same = sum(a == b for a, b in zip(load.tokens, first.tokens, strict=True))
             moved = load.client.stats()["bytes"]
+            trace = load.client.timeline()
+            found.append(
+                {
+                    "ratio": ratio,
+                    "device_budget": sizes[ratio],
+                    "demand_bytes": load.demand,
+                    "off_device_bytes": load.off_device,
+                    "sessions_equal": same,
+                    "evicted_bytes": moved["evicted_bytes"],
+                    "restored_bytes": moved["restored_bytes"],
+                    "timeline": overlap(trace),
+                }
+            )
             print(
                 f"{names[ratio]}: budget {format_bytes(sizes[ratio])}, off the device at the barrier "
                 f"{format_bytes(load.off_device)}, {same} of {args.sessions} sessions' tokens equal; copied out "
                 f"{format_bytes(moved['evicted_bytes'])}, back {format_bytes(moved['restored_bytes'])} in all rounds"
             )
+        print_overlap(found[-1]["timeline"])
         if args.trace:
-            args.trace.write_text(json.dumps(load.client.timeline()))
+            args.trace.write_text(json.dumps(trace))
     print_times(times)
     for ratio in list(names)[1:]:
         print_ratio(times, names[ratio], names[next(iter(names))])
+    if args.out:
+        write(args.out, "oversubscribe", vars(args), times, ratios=found)
 
 
 if __name__ == "__main__":

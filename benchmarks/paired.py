@@ -13,6 +13,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evaluation import records
 
 Times = dict[str, list[float]]  # name -> seconds, one for each round
 
@@ -66,3 +70,24 @@ def print_ratio(times: Times, this: str, to: str, promised: float | None = None)
         "" if promised is None else f"   promised ≤ {promised:g}: {'held' if found.median <= promised else 'NOT held'}"
     )
     print(f"{this} / {to} = {found}{says}")
+
+
+def write(out: Path, benchmark: str, settings: Mapping[str, Any], times: Times, **found: Any) -> None:
+    """A raw result: every sample (seconds), and which machine, code and settings they come from."""
+    commit, dirty = records.commit_of(records.ROOT)
+    records.write_json(
+        out,
+        {
+            "benchmark": benchmark,
+            "started": records.Stopwatch().started,
+            "commit": commit,
+            "dirty": dirty,
+            "device": records.device_facts(str(settings["device"])),
+            "versions": records.versions(),
+            "settings": {
+                name: value if isinstance(value, int | float | list) else str(value) for name, value in settings.items()
+            },
+            "seconds": times,
+            **found,
+        },
+    )

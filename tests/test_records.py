@@ -60,7 +60,7 @@ def test_the_device_is_described():
     json.dumps(facts)
 
 
-def test_the_commit_and_whether_it_was_changed(tmp_path):
+def test_the_commit_and_whether_it_was_changed(tmp_path, monkeypatch):
     def git(*words):
         subprocess.run(
             ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@t", *words],
@@ -69,6 +69,9 @@ def test_the_commit_and_whether_it_was_changed(tmp_path):
         )
 
     assert commit_of(tmp_path) == ("unknown", False)
+    monkeypatch.setenv("DJINN_COMMIT", "0123abc")  # what a copied tree is told
+    assert commit_of(tmp_path) == ("0123abc", False)
+    monkeypatch.delenv("DJINN_COMMIT")
     git("init")
     (tmp_path / "a").write_text("1")
     git("add", "a")

@@ -8,7 +8,7 @@ import platform
 import subprocess
 import time
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,11 @@ def read_raw(path: Path) -> dict[str, Any]:
 
 
 def commit_of(root: Path) -> tuple[str, bool]:
-    """(commit, whether the working tree differs from it); ("unknown", False) outside a git checkout."""
+    """(commit, whether the working tree differs from it).
+
+    A copied tree has no git: there DJINN_COMMIT says which commit was copied, and ("unknown", False) is the answer
+    without it. In a checkout git has the word.
+    """
 
     def git(*words: str) -> str | None:
         try:
@@ -96,15 +100,25 @@ def commit_of(root: Path) -> tuple[str, bool]:
 
     top = git("rev-parse", "--show-toplevel")
     commit = git("rev-parse", "HEAD") if top and Path(top).resolve() == root.resolve() else None
-    return (commit, bool(git("status", "--porcelain"))) if commit else ("unknown", False)
+    return (
+        (commit, bool(git("status", "--porcelain"))) if commit else (os.environ.get("DJINN_COMMIT", "unknown"), False)
+    )
 
 
-def versions() -> dict[str, str]:
+def versions() -> dict[str, str | None]:
+    """Of all that can change a number; None for what is not installed here."""
     return {
         "python": platform.python_version(),
         "djinn": djinn.__version__,
-        **{name: version(name) for name in PACKAGES},
+        **{name: _version(name) for name in PACKAGES},
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def device_facts(device: str) -> dict[str, Any]:
