@@ -12,13 +12,14 @@ from __future__ import annotations
 import argparse
 import platform
 from functools import partial
+from pathlib import Path
 
 import torch
 import transformers
 from transformers import DynamicCache
 
 import djinn
-from benchmarks.paired import in_turn, print_ratio, print_times
+from benchmarks.paired import in_turn, print_ratio, print_times, write
 from djinn.model.executor import Executor, Stopped
 from djinn.model.load import load_model
 from djinn.model.slabs import SlabCache
@@ -92,6 +93,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--device-budget", default="2GB", help="of the server (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--out", type=Path, help="write the raw result here, as JSON")
     args = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench(args.model, args.dtype, args.device, args.tokens)
@@ -130,6 +132,8 @@ def main() -> None:
     for this in ("resume at half", "resume at half, server"):
         print_ratio(times, this, "upper half alone", 1.05)
         print_ratio(times, this, "plain prefill", 0.55)
+    if args.out:
+        write(args.out, "pausing", vars(args), times)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ from __future__ import annotations
 import argparse
 import threading
 import time
+from pathlib import Path
 
 import torch
 
-from benchmarks.paired import in_turn, print_ratio, print_times
+from benchmarks.paired import in_turn, print_ratio, print_times, write
 from djinn.paging.pager import Pager
 from djinn.paging.residence import Request, Residence
 from djinn.sizes import KVShape, format_bytes
@@ -94,6 +95,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--tokens", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--out", type=Path, help="write the raw result here, as JSON")
     args = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench(args.device, args.tokens, KVShape(30, 3, 64, 576, "bfloat16"))  # SmolLM2-135M
@@ -101,6 +103,8 @@ def main() -> None:
     print(f"{args.tokens} tokens of SmolLM2-135M in bf16, {format_bytes(bench.nbytes)}, {args.device}, one thread")
     print_times(times)
     print_ratio(times, "resident", "bare copy", 1.3)
+    if args.out:
+        write(args.out, "restore", vars(args), times, nbytes=bench.nbytes)
     bench.pager.shut_down()
 
 
