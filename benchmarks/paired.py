@@ -84,9 +84,7 @@ def write(out: Path, benchmark: str, settings: Mapping[str, Any], times: Times, 
             "dirty": dirty,
             "device": records.device_facts(str(settings["device"])),
             "versions": records.versions(),
-            "settings": {
-                name: value if isinstance(value, int | float | list) else str(value) for name, value in settings.items()
-            },
+            "settings": {name: value for name, value in settings.items() if not isinstance(value, Path)},
             "seconds": times,
             **found,
         },
