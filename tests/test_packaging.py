@@ -72,6 +72,7 @@ def test_every_import_is_declared():
     for path in [
         *(ROOT / "djinn").rglob("*.py"),
         *(ROOT / "workflow").rglob("*.py"),
+        *(ROOT / "benchmarks").rglob("*.py"),
         *(ROOT / "tests").rglob("*.py"),
     ]:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -79,7 +80,7 @@ def test_every_import_is_declared():
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 imported.add(node.module.partition(".")[0])
-    own = {"djinn", "evaluation", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+    own = {"djinn", "evaluation", "benchmarks", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
     foreign = imported - own - sys.stdlib_module_names
     assert {canonical(DISTRIBUTIONS.get(name, name)) for name in foreign} <= declared()
 
