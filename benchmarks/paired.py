@@ -7,28 +7,17 @@ order statistics of a sign test, which assume nothing about the noise).
 
 from __future__ import annotations
 
-import math
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evaluation import records
+from evaluation.summary import paired
 
 Times = dict[str, list[float]]  # name -> seconds, one for each round
-
-
-@dataclass(frozen=True)
-class Ratio:
-    median: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.median:.3f} ({self.low:.3f}–{self.high:.3f})"
 
 
 def in_turn(cases: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2) -> Times:
@@ -46,15 +35,6 @@ def in_turn(cases: Mapping[str, Callable[[], object]], rounds: int, warm_up: int
     return times
 
 
-def ratio(times: Times, this: str, to: str) -> Ratio:
-    """How many times as long `this` takes as `to`, round by round."""
-    ratios = sorted(a / b for a, b in zip(times[this], times[to], strict=True))
-    n = len(ratios)
-    margin = math.ceil(0.98 * math.sqrt(n))  # half the width, in ranks, of a 95 % interval of a median
-    middle = n // 2
-    return Ratio(statistics.median(ratios), ratios[max(0, middle - margin)], ratios[min(n - 1, middle + margin)])
-
-
 def print_times(times: Times) -> None:
     width = max(map(len, times))
     print(f"{'':{width}}  {'median':>10}  {'quartiles':>21}   n")
@@ -65,11 +45,13 @@ def print_times(times: Times) -> None:
 
 
 def print_ratio(times: Times, this: str, to: str, promised: float | None = None) -> None:
-    found = ratio(times, this, to)
+    found = paired(times[this], times[to])
     says = (
-        "" if promised is None else f"   promised ≤ {promised:g}: {'held' if found.median <= promised else 'NOT held'}"
+        ""
+        if promised is None
+        else f"   promised ≤ {promised:g}: {'held' if found['ratio'] <= promised else 'NOT held'}"
     )
-    print(f"{this} / {to} = {found}{says}")
+    print(f"{this} / {to} = {found['ratio']:.3f} ({found['low']:.3f}–{found['high']:.3f}){says}")
 
 
 def write(out: Path, benchmark: str, settings: Mapping[str, Any], times: Times, **found: Any) -> None:

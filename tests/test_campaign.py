@@ -10,6 +10,7 @@ from evaluation.campaign import CampaignError, archive, main, reference, start
 from evaluation.claims import evaluate
 from evaluation.combine import combine
 from evaluation.figures import figure6, figure7
+from evaluation.peers_table import render
 
 CLAIMS = Path(__file__).parent.parent / "config" / "claims.yaml"
 
@@ -23,6 +24,7 @@ class MadeUpSettings:
 def finish(results: Path) -> Path:
     combine(results / "raw", results / "campaign.json", results / "combined.json")
     evaluate(results / "combined.json", CLAIMS, results / "claims.json", results / "claims.md")
+    (results / "peers.md").write_text(render(json.loads((results / "combined.json").read_text())))
     for name, figure in (("figure6_memory_virtualization", figure6), ("figure7_resume_latency", figure7)):
         figure.draw(
             results / "combined.json",

@@ -13,7 +13,8 @@ from workflow_copy import ROOT, command, copy_workflow, environment, planned, sn
 
 SMOKE = ("--config", "scale=smoke")
 RESUMES = {"recompute": 1, "manual_offload": 3, "djinn_resume": 1}
-MEASURED = {"provision": 1, "eager": 1, **RESUMES, "oversubscription": 1, "steering": 1}
+BESIDE = {"peer": 9, "workload": 1}
+MEASURED = {"provision": 1, "eager": 1, **RESUMES, "oversubscription": 1, "steering": 1, **BESIDE}
 WAITS = """
 from evaluation.lifeline import die_with_parent
 die_with_parent()
@@ -21,7 +22,7 @@ print("alive", flush=True)
 import time
 time.sleep(600)
 """
-AFTER = {"combine": 1, "figure6": 1, "figure7": 1, "claims": 1, "mlflow": 1}
+AFTER = {"combine": 1, "figure6": 1, "figure7": 1, "claims": 1, "peers": 1, "mlflow": 1}
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +44,11 @@ def test_a_finished_run_has_nothing_to_do(finished):
     [
         ("resume={samples: 6}", RESUMES),
         ("resume={prompt_tokens: 200}", {**RESUMES, "steering": 1}),
-        ("oversubscription={new_tokens: 5}", {"oversubscription": 1}),
-        ("oversubscription={prompt_tokens: 240}", {"oversubscription": 1, "eager": 1}),
-        ("budget={device: 50MB}", {"oversubscription": 1, "eager": 1}),
+        ("oversubscription={new_tokens: 5}", {"oversubscription": 1, **BESIDE}),
+        ("oversubscription={prompt_tokens: 240}", {"oversubscription": 1, "eager": 1, **BESIDE}),
+        ("budget={device: 50MB}", {"oversubscription": 1, "eager": 1, **BESIDE}),
         ("eager={max_sessions: 61}", {"eager": 1}),
+        ("peers={samples: 4}", BESIDE),
         ("activation_steering={modification_factor: 0.8}", {"steering": 1}),
         ("threads=2", {"weights": 1, **MEASURED}),
         ("model={seed: 1}", {"weights": 1, **MEASURED}),
@@ -61,14 +63,20 @@ def test_a_name_or_an_address_reruns_nothing(finished, change):
     assert planned(finished, *SMOKE, change) == {}
 
 
-@pytest.mark.parametrize("rule", ["provision", "eager", "oversubscription", "steering"])
+@pytest.mark.parametrize("rule", ["provision", "eager", "oversubscription", "steering", "workload"])
 def test_one_box_reruns_alone_and_the_analysis_follows(finished, rule):
     assert planned(finished, "--forcerun", rule, *SMOKE) == {rule: 1, **AFTER}
 
 
 def test_a_target_makes_only_what_it_needs(finished):
     change = "oversubscription={sessions: 25}"
-    assert planned(finished, "figure7", *SMOKE, change) == {"oversubscription": 1, "combine": 1, "figure7": 1}
+    made = {
+        "oversubscription": 1,
+        **BESIDE,
+        "combine": 1,
+        "figure7": 1,
+    }  # what combined.json is made from, and no other figure
+    assert planned(finished, "figure7", *SMOKE, change) == made
 
 
 def test_a_lost_raw_file_is_measured_again(finished):

@@ -7,6 +7,8 @@ import json
 import pytest
 from workflow_copy import copy_workflow, snakemake
 
+from evaluation.peers import PEERS
+
 SMOKE = ("--config", "scale=smoke")
 RULES = (
     "provision",
@@ -18,6 +20,8 @@ RULES = (
     "djinn_resume",
     "oversubscription",
     "steering",
+    *(f"peer_{system}" for system in PEERS),
+    "workload",
 )
 
 

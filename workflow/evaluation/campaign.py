@@ -24,6 +24,7 @@ DONE = (
     "combined.json",
     "claims.json",
     "claims.md",
+    "peers.md",
     *(f"figures/{name}.{kind}" for name in FIGURES for kind in ("pdf", "png", "csv")),
 )
 KEPT = ("campaign.json", "weights.json", "raw", *DONE)

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.headline import headlines
+from evaluation.peers import PEERS
 from evaluation.resumes import compare, crossovers, summarise_cases
+from evaluation.rivals import peers_section, workload_section
 from evaluation.summary import DEFINITIONS, summarise
 
 RESUME_RULES = {
@@ -23,7 +25,11 @@ RESUME_RULES = {
     "manual_pageable": "manual_pageable",
     "djinn_resume": "djinn",
 }
-RULES = ("provision", "eager", *RESUME_RULES, "oversubscription", "steering")
+RULES = (
+    *("provision", "eager", *RESUME_RULES, "oversubscription", "steering"),
+    *(f"peer_{system}" for system in PEERS),
+    "workload",
+)
 ENVELOPE = (
     "rule",
     "scale",
@@ -135,6 +141,8 @@ def sections(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "eager": _eager(results.get("eager")),
         "steering": _steering(results.get("steering")),
         "provision": results.get("provision"),
+        "peers": peers_section(results),
+        "workload": workload_section(results.get("workload")),
     }
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from evaluation import facts_memory, facts_resume
+from evaluation import facts_memory, facts_peers, facts_resume
 from evaluation.facts import Absent
 
 
 def headlines(combined: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """name → {value, detail, reason, source}; every fact is there, with null where it could not be had."""
     table: dict[str, dict[str, Any]] = {}
-    for name, (rules, function) in (facts_memory.FACTS | facts_resume.FACTS).items():
+    for name, (rules, function) in (facts_memory.FACTS | facts_resume.FACTS | facts_peers.FACTS).items():
         entry: dict[str, Any] = {"value": None, "detail": None, "reason": None, "source": list(rules)}
         absent = [rule for rule in rules if rule not in combined["raw"]]
         if absent:

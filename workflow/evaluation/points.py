@@ -33,6 +33,11 @@ def series(raw: dict[str, Any], began: int) -> Iterator[Point]:
                 for key in keys
                 if row.get(key) is not None
             )
+    for question in ("continued", "edited"):
+        for what, samples in ((result.get(question) or {}).get("ms") or {}).items():
+            yield f"{question}.{what}_ms.median", summarise(samples)["median"], began, 0
+    for system, row in result.get("systems", {}).items():
+        yield from ((f"{system}.seconds", seconds, began, step) for step, seconds in enumerate(row["seconds"]))
     for case in result.get("cases", []):
         for interval in INTERVALS:
             if samples := samples_of(case, interval):

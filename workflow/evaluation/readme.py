@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from evaluation.answers import subject, table, tally, warnings
+from evaluation.peers_table import capabilities, workload
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
@@ -39,6 +40,13 @@ def block(reference: Path) -> str:
         "",
         *[f"> {warning}" for warning in warnings(results)],
         *table(answers),
+        "",
+        "What each system can do, every cell filled by a probe that ran; what was seen and what refused stands in "
+        f"`{reference.as_posix()}/peers.md`:",
+        "",
+        *capabilities(results["peers"]),
+        "",
+        *workload(results["workload"]),
     ]
     return "\n".join(lines)
 

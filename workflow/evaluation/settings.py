@@ -5,7 +5,6 @@ No torch here: the Snakefile imports this on every call.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -18,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from djinn.errors import BadRequest, DjinnError
 from djinn.model.presets import PRESETS, depth
 from djinn.sizes import parse_bytes
+from evaluation import wording
 
 SCALES = ("smoke", "laptop", "paper")
 WHOLE = "DJINN_CONFIG"  # environment variable: the whole config of this run as JSON, for the scripts
@@ -91,6 +91,16 @@ class Eager(Section):
     allocators: Annotated[list[str], Field(min_length=1)]
 
 
+class Peers(Section):
+    vllm: Literal["auto", "on", "off"]
+    vllm_python: str
+    rounds: Count
+    together: bool
+    samples: Count
+    warmup: Annotated[Whole, Field(ge=0)]
+    tune_sessions: Annotated[Whole, Field(ge=0)]
+
+
 class ActivationSteering(Section):
     enabled: bool
     modification_type: Literal["scale"]
@@ -109,6 +119,7 @@ class Settings(Section):
     oversubscription: Oversubscription
     resume: Resume
     eager: Eager
+    peers: Peers
     activation_steering: ActivationSteering
 
 
@@ -117,7 +128,7 @@ def parse(config: dict[str, Any]) -> Settings:
     try:
         settings = Settings.model_validate(config)
     except ValidationError as error:
-        raise ConfigError("\n".join(_line(item) for item in error.errors())) from None
+        raise ConfigError("\n".join(wording.line(item, _all_names()) for item in error.errors())) from None
     wrong = _beyond_the_model(settings) + _of_another_device(settings)
     if wrong:
         raise ConfigError("\n".join(wrong))
@@ -160,46 +171,6 @@ def read_part(text: str) -> Any:
 
 def _canonical(data: Any) -> str:
     return json.dumps(data, sort_keys=True, separators=(",", ":"))
-
-
-def _name(keys: tuple[int | str, ...]) -> str:
-    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
-
-
-def _line(item: Any) -> str:
-    """One of pydantic's errors as `config: key = value: expected ...`."""
-    name, value = _name(item["loc"]), item["input"]
-    match item["type"]:
-        case "extra_forbidden" if "." in str(item["loc"][-1]):
-            section, _, key = name.partition(".")
-            return f"config: unknown key '{name}': write it as {section}: {{{key}: ...}}"
-        case "extra_forbidden":
-            near = difflib.get_close_matches(name, _all_names(), 1, cutoff=0.5)
-            return f"config: unknown key '{name}'" + (
-                f" (did you mean '{near[0]}'?)" if near else f": known are {', '.join(Settings.model_fields)}"
-            )
-        case "missing":
-            return f"config: missing key '{name}'"
-        case "literal_error":
-            return f"config: {name} = {value!r}: expected {item['ctx']['expected']}"
-        case "greater_than_equal":
-            return f"config: {name} = {value!r}: expected {item['ctx']['ge']} or more"
-        case "int_parsing" | "int_type":
-            return f"config: {name} = {value!r}: expected a whole number"
-        case "model_type":
-            return f"config: {name} = {value!r}: expected a section of keys"
-        case "string_pattern_mismatch":
-            return f"config: {name} = {value!r}: expected {_PATTERNS[name]}"
-        case "value_error":
-            return f"config: {name} = {value!r}: {item['ctx']['error']}"
-        case _:
-            return f"config: {name} = {value!r}: expected {item['msg'].removeprefix('Input should be ')}"
-
-
-_PATTERNS = {
-    "server": "tcp://127.0.0.1:PORT (a server elsewhere is reached through a tunnel)",
-    "device": "cpu or cuda:N",
-}
 
 
 def _all_names() -> list[str]:

@@ -78,7 +78,7 @@ def log_into(client: MlflowClient, experiment: Experiment, results_dir: Path) ->
             remove(client, experiment, children[rule])
         log_raw(client, experiment, parent, json.loads(content), digest, path)
     log_claims(client, parent, results_dir)
-    for name in ("combined.json", "claims.json", "claims.md", "figures"):
+    for name in ("combined.json", "claims.json", "claims.md", "peers.md", "figures"):
         source = results_dir / name
         if source.is_dir():
             client.log_artifacts(parent.info.run_id, str(source), name)

@@ -1,6 +1,6 @@
 # Needs: every raw result of this campaign, config/claims.yaml.
-# Makes: combined.json, the two figures (pdf, png, csv), claims.json and claims.md, and the campaign's runs in results/mlflow.db.
-# Steps: combine -> figure 6 -> figure 7 -> claims -> MLflow. Nothing is measured here.
+# Makes: combined.json, the two figures (pdf, png, csv), claims.json and claims.md, peers.md, and the campaign's runs in results/mlflow.db.
+# Steps: combine -> figure 6 -> figure 7 -> claims -> peers -> MLflow. Nothing is measured here.
 
 
 rule combine:
@@ -69,6 +69,20 @@ rule claims:
         " --log {log:q} --out {output.json:q} {output.md:q}"
 
 
+rule peers:
+    input:
+        combined=f"{RESULTS}/combined.json",
+    output:
+        f"{RESULTS}/peers.md",
+    log:
+        f"{RESULTS}/logs/peers.log",
+    priority: 14
+    conda:
+        "../../envs/analysis.yaml"
+    shell:
+        "exec python workflow/scripts/peers.py --combined {input.combined:q} --log {log:q} --out {output:q}"
+
+
 rule mlflow:
     input:
         campaign=f"{RESULTS}/campaign.json",
@@ -77,6 +91,7 @@ rule mlflow:
         combined=f"{RESULTS}/combined.json",
         figures=[*rules.figure6.output, *rules.figure7.output],
         claims=rules.claims.output,
+        peers=rules.peers.output,
     output:
         f"{RESULTS}/mlflow.json",
     log:

@@ -10,7 +10,7 @@ from snakemake.exceptions import WorkflowError
 TOP = Path(workflow.basedir)
 sys.path[:0] = [str(TOP), str(TOP / "workflow")]
 
-from evaluation import lifeline, scale, settings
+from evaluation import lifeline, peers, scale, settings
 
 # Scripts run with this Python and this checkout's packages, and die with this process.
 lifeline.adopt_scripts()
@@ -46,7 +46,15 @@ RESUME_RULES = [
 ]
 RAW = [
     f"{RESULTS}/raw/{name}.json"
-    for name in ["provision", "eager", *RESUME_RULES, "oversubscription", "steering"]
+    for name in [
+        "provision",
+        "eager",
+        *RESUME_RULES,
+        "oversubscription",
+        "steering",
+        *[f"peer_{system}" for system in peers.PEERS],
+        "workload",
+    ]
 ]
 FIGURE6 = f"{RESULTS}/figures/figure6_memory_virtualization"
 FIGURE7 = f"{RESULTS}/figures/figure7_resume_latency"
@@ -54,6 +62,7 @@ FIGURE7 = f"{RESULTS}/figures/figure7_resume_latency"
 
 wildcard_constraints:
     mode="|".join(MANUAL_MODES),
+    system="|".join(peers.PEERS),
 
 
 def part(*paths: str) -> str:

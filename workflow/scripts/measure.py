@@ -15,7 +15,7 @@ from evaluation.records import Stopwatch, write_raw
 from evaluation.settings import digest, of_this_run, read_part
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("measurement", help="a module of evaluation, or manual_MODE")
+parser.add_argument("measurement", help="a module of evaluation, manual_MODE or peer_SYSTEM")
 parser.add_argument("--settings", required=True, help="the config keys it uses, as JSON")
 parser.add_argument("--campaign", type=Path, required=True)
 parser.add_argument("--weights", type=Path, required=True)
@@ -28,10 +28,16 @@ settings = read_part(args.settings)
 whole = of_this_run()
 settings.server = whole.server
 settings.weights = json.loads(args.weights.read_text())
-if args.measurement.startswith("manual_"):
-    measure = partial(import_module("evaluation.manual_offload").measure, mode=args.measurement.removeprefix("manual_"))
-else:
-    measure = import_module(f"evaluation.{args.measurement}").measure
+kind, _, which = args.measurement.partition("_")
+match kind:
+    case "manual":
+        measure = partial(import_module("evaluation.manual_offload").measure, mode=which)
+    case "peer":
+        measure = partial(import_module("evaluation.peer").measure, system=which)
+    case "workload":
+        measure = partial(import_module("evaluation.workload").measure, results=args.out.parent)
+    case _:
+        measure = import_module(f"evaluation.{args.measurement}").measure
 stopwatch = Stopwatch()
 write_raw(
     args.out,

@@ -1,0 +1,99 @@
+"""The other end: start a contender in its Python, ask, and tell how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, replace
+from typing import Any
+
+from evaluation.contenders.contender import Job, Unable
+from evaluation.lifeline import PARENT
+
+
+class Broken(RuntimeError):
+    """A contender ended by a mistake, of ours or of its own: the rule fails."""
+
+
+class Asked:
+    """One contender's process; it ends with the block. tuned: the settings that this system can be tried with.
+
+    choice: which of them; None takes the job's own. Without a job nothing is loaded.
+    Raises Unable when it cannot be run here, Broken when it breaks.
+    """
+
+    def __init__(self, module: str, job: Job | None, python: str = sys.executable, choice: int | None = 0) -> None:
+        self.module = module
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  as long as the process lives
+        try:
+            self._process = subprocess.Popen(
+                [python, "-m", "evaluation.contenders.answer", module],
+                env={**os.environ, PARENT: str(os.getpid())},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                text=True,
+            )
+        except OSError as error:
+            raise Unable(f"{type(error).__name__}: {error}") from error
+        try:
+            self.tuned = self._answer()
+            if job is not None:
+                self._put(asdict(job if choice is None else replace(job, setting=self.tuned[choice])))
+                self._answer()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Asked:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def ask(self, question: str, **more: Any) -> Any:
+        """The answer. Raises Unable (it has no such thing) or Broken."""
+        self._put({"ask": question, **more})
+        return self._answer()
+
+    def kill(self) -> None:
+        """As `kill -9`: what a session must outlive."""
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.stdin.close()
+            try:
+                self._process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        self._process.stdout.close()
+        self._errors.close()
+
+    def _put(self, content: dict[str, Any]) -> None:
+        try:
+            self._process.stdin.write(json.dumps(content) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._ended() from None
+
+    def _answer(self) -> Any:
+        line = self._process.stdout.readline()
+        if not line:
+            raise self._ended()
+        said = json.loads(line)
+        if "unable" in said:
+            raise Unable(said["unable"])
+        if "broken" in said:
+            raise Broken(f"{self.module}: {said['traceback']}")
+        return said["answer"]
+
+    def _ended(self) -> Broken:
+        code = self._process.wait()
+        self._errors.seek(0)
+        words = " | ".join(self._errors.read().strip().splitlines()[-3:])
+        return Broken(f"{self.module} ended with exit code {code}: {words or 'no words'}")

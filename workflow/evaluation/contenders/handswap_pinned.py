@@ -1,0 +1,10 @@
+"""The hand-written swap with host buffers allocated before the work (pinned, where there is a card)."""
+
+from evaluation.contenders.handswap import HandSwap
+
+
+class Pinned(HandSwap):
+    pinned = True
+
+
+SYSTEM = Pinned

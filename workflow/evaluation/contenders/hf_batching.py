@@ -1,0 +1,232 @@
+"""transformers' continuous batching: paged KV, prefix sharing, its own pool on the host. It cannot pause."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+from transformers.generation.configuration_utils import ContinuousBatchingConfig
+
+from evaluation.contenders.by_hand import LeftForward, Local
+from evaluation.contenders.contender import FACTOR, Evidence, Job, Unable, more_than_fit, said, tails
+
+BLOCK = 256  # tokens of a block, as shipped
+PATIENCE_S = 300.0
+
+
+class HFBatching(Local):
+    # Left alone it takes the size of a pass from all memory that the machine has free, whatever the budget: it is given here.
+    TUNED = (
+        {"max_batch_tokens": 512},
+        {"max_batch_tokens": 1024, "block_size": 64},
+        {"max_batch_tokens": 4096},
+        {"max_batch_tokens": 16384},
+        {"max_batch_tokens": 4096, "use_cuda_graph": True},
+        {"max_batch_tokens": 1024, "cpu_offload_space": True},  # as large as the host budget
+    )
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        torch.set_grad_enabled(True)  # it takes care of this itself, in a thread of its own
+        setting = {"block_size": BLOCK, **job.setting}
+        if setting.get("use_cuda_graph") and self.place.type != "cuda":
+            raise Unable("CUDA graphs need a card")
+        if setting.get("cpu_offload_space"):
+            setting["cpu_offload_space"] = job.host_budget / 2**30
+        setting["num_blocks"] = self.job.kv_room // (setting["block_size"] * self.facts["kv_bytes_per_token"])
+        self.setting = setting
+        self.stack = ExitStack()
+        self.unseen = 0
+        try:
+            self._start()
+            self._run([job.prompts[0][:8]], 2)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise Unable(said(error)) from error
+
+    def _start(self) -> None:
+        greedy = GenerationConfig(
+            max_new_tokens=self.job.new_tokens + 1, do_sample=False, eos_token_id=-1, pad_token_id=0
+        )
+        config = ContinuousBatchingConfig(return_logprobs=True, **self.setting)
+        managing = self.model.continuous_batching_context_manager(
+            generation_config=greedy, continuous_batching_config=config
+        )
+        self.manager = self.stack.enter_context(managing)
+
+    def close(self) -> None:
+        self.stack.close()
+
+    def _run(self, prompts: list[list[int]], new: int) -> list[Any]:
+        """The finished outputs in the order of `prompts`. Raises RuntimeError when one failed."""
+        named = [self.manager.add_request(prompt, max_new_tokens=new, eos_token_id=-1) for prompt in prompts]
+        done = self._collect(named)
+        wrong = [output.error for output in done if output.error is not None]
+        if wrong:
+            raise RuntimeError(f"{len(wrong)} of {len(prompts)} requests failed: {wrong[0]}")
+        return done
+
+    def _collect(self, named: list[str]) -> list[Any]:
+        done: dict[str, Any] = {}
+        until = time.monotonic() + PATIENCE_S
+        while len(done) < len(named):
+            output = self.manager.get_result(timeout=0.5)
+            if output is not None and output.is_finished():
+                done[output.request_id] = output
+            elif output is None and (not self.manager.is_running() or time.monotonic() > until):
+                raise RuntimeError(f"{len(named) - len(done)} of {len(named)} requests never ended")
+        return [done[name] for name in named]
+
+    @contextmanager
+    def tokens_computed(self) -> Iterator[list[int]]:
+        """Inside, the tokens of every pass through the first layer are noted."""
+        seen: list[int] = []
+        hook = self.layers[0].register_forward_pre_hook(
+            lambda module, args, kwargs: seen.append((args[0] if args else kwargs["hidden_states"]).shape[1]),
+            with_kwargs=True,
+        )
+        try:
+            yield seen
+        finally:
+            hook.remove()
+
+    def workload(self, sessions: int) -> dict[str, Any]:
+        self.close()
+        self._start()  # a new cache: the blocks of an earlier round would be found again
+        self._run([self.job.prompts[0][:8]], 2)
+        prompts = self.job.prompts[:sessions]
+        with self.tokens_computed() as computed:
+            self.wait()
+            began = time.perf_counter()
+            done = self._run(prompts, self.job.new_tokens + 1)
+            ended = time.perf_counter()
+        if computed and sum(computed) < sum(map(len, prompts)):  # a CUDA graph replays without hooks
+            raise RuntimeError(f"{sum(computed)} tokens computed: this was not the whole work")
+        tokens = [output.generated_tokens for output in done]
+        return {
+            "seconds": ended - began,
+            "tokens": tokens,
+            "paused": False,
+            "parts": {"all": ended - began},
+            "off_device_bytes": 0,
+        }
+
+    def continued(self, warmup: int, samples: int) -> dict[str, list[float]]:
+        """The next token of a prompt and its first ones: with its blocks in the cache, and with nothing of it."""
+        times: dict[str, list[float]] = {"prefix_cached": [], "dropped": []}
+        for number in range(warmup + samples):
+            begun = self._unseen(number)
+            (two,) = self._run([begun], 2)  # blocks are shared once their request has come to a second token
+            sessions = {"prefix_cached": [*begun, *two.generated_tokens], "dropped": [*self._unseen(number), 0, 0]}
+            for place, session in sessions.items():
+                with self.tokens_computed() as computed:
+                    times[place].append(self.ms(lambda session=session: self._run([session], 1)))
+                if computed and (place == "dropped") != (sum(computed) >= len(session)):
+                    raise RuntimeError(f"{place}: {sum(computed)} of {len(session)} tokens were computed")
+        return {place: listed[warmup:] for place, listed in times.items()}
+
+    def _unseen(self, number: int) -> list[int]:
+        """A prompt with a first token that it never had before: no block of it is in the cache."""
+        self.unseen += 1
+        first, *rest = self.job.prompts[number % len(self.job.prompts)]
+        return [(first + self.unseen) % self.facts["vocab_size"], *rest]
+
+    def edited(self, warmup: int, samples: int) -> dict[str, list[float]]:
+        """One prompt alone in the batch; prompts differ, so that no block is shared."""
+        times: dict[str, list[float]] = {"plain": [], "hook": []}
+        for number in range(warmup + samples):
+            plain, hooked = self._unseen(number), self._unseen(number)
+            times["plain"].append(self.ms(lambda prompt=plain: self._run([prompt], 1)))
+            with self.scaling() as fired:
+                times["hook"].append(self.ms(lambda prompt=hooked: self._run([prompt], 1)))
+            if not fired:
+                raise Unable("the hook did not fire in its pass (CUDA graphs replay without hooks)")
+        return {way: listed[warmup:] for way, listed in times.items()}
+
+    def stop(self) -> Evidence:
+        """A hook that raises, with two requests in flight: what becomes of them."""
+
+        def leave(module: torch.nn.Module, inputs: Any) -> None:
+            raise LeftForward("out of the forward")
+
+        handle = self.layers[self.job.layer].register_forward_pre_hook(leave)
+        named = [self.manager.add_request(p, max_new_tokens=4, eos_token_id=-1) for p in self.job.prompts[:2]]
+        try:
+            done = self._collect(named)
+            errors = [output.error for output in done if output.error is not None]
+            ended = f"LeftForward: {errors[0]}" if errors else None
+        except RuntimeError as error:
+            errors, ended = named, said(error)
+        finally:
+            handle.remove()
+        if not errors:
+            return Evidence("no", "the hook did not fire in its pass (CUDA graphs replay without hooks)")
+        alive = self.manager.is_running()
+        if not alive:
+            self.close()
+            self._start()
+        after = "" if alive else ", its generation thread has ended and a new manager is needed"
+        return Evidence("no", f"a hook that raises leaves the pass: {len(errors)} of 2 requests are lost{after}", ended)
+
+    def edit(self) -> Evidence:
+        """By a hook; this API gives tokens and their log probabilities, no logits."""
+        prompt = self._unseen(2)
+        with self.scaling() as fired:
+            (hooked,) = self._run([prompt], 1)
+        (unhooked,) = self._run([prompt], 1)
+        if not fired:
+            return Evidence("no", "the hook did not fire in its pass (CUDA graphs replay without hooks)")
+        moved = abs(hooked.logprobs[0] - unhooked.logprobs[0])
+        seen = f"a forward hook fired for {sum(fired)} tokens of the batch and moved the log probability by {moved:.3g}"
+        return Evidence(
+            "partly" if moved > 0 else "no", f"{seen} (×{FACTOR} on every request in the pass; no logits come out)"
+        )
+
+    def park(self) -> Evidence:
+        """More sessions than the device holds, each left after two tokens, then each gone on with: what is computed again.
+
+        Leaving is ending the request here (or cancel_request, which keeps no more): there is no call that pauses one.
+        """
+        many = more_than_fit(self.setting["num_blocks"], self.setting["block_size"], len(self.job.prompts[0]) + 2)
+        left = []
+        for number in range(many):  # one by one: what a pass costs here grows with the square of its tokens
+            prompt = self._unseen(number)
+            (done,) = self._run([prompt], 2)
+            left.append([*prompt, *done.generated_tokens])
+        with self.tokens_computed() as computed:
+            for session in left:
+                self._run([session], 1)
+        whole, again = sum(map(len, left)), sum(computed)
+        seen = f"{many} sessions, more than the device holds, left and gone on with: {again} of {whole} tokens computed again"
+        kept = again <= tails(left, self.setting["block_size"])
+        return Evidence("partly" if kept else "no", f"{seen}; its pool on the host is its scheduler's alone")
+
+    def exact(self) -> Evidence:
+        prompt, new = self._unseen(0), self.job.new_tokens
+        (whole,) = self._run([prompt], new)
+        half = new // 2
+        (first,) = self._run([prompt], half)
+        (rest,) = self._run([[*prompt, *first.generated_tokens]], new - half)
+        tokens = [*first.generated_tokens, *rest.generated_tokens] == whole.generated_tokens
+        numbers = [*first.logprobs, *rest.logprobs] == whole.logprobs
+        beside = self._run([prompt, *self.job.prompts[1:6]], new)[0]
+        alone = beside.generated_tokens == whole.generated_tokens and beside.logprobs == whole.logprobs
+        seen = f"gone on by a new request: tokens equal: {tokens}, log probabilities: {numbers}; beside others, both: {alone}"
+        return Evidence("yes" if tokens and numbers and alone else "partly" if tokens else "no", seen)
+
+    def leave(self, folder: Path) -> None:
+        self._run([self.job.prompts[0]], 1)
+
+    def come_back(self, folder: Path) -> Evidence:
+        with self.tokens_computed() as computed:
+            self._run([self.job.prompts[0]], 1)
+        return Evidence(
+            "no", f"in a new process {sum(computed)} of {len(self.job.prompts[0])} tokens are computed again"
+        )
+
+
+SYSTEM = HFBatching

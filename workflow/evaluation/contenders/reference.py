@@ -1,0 +1,35 @@
+"""The plain model that a contender's edit is held against: transformers' own forward, with and without a hook."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from djinn.model.load import load_model
+from evaluation.contenders.contender import FACTOR, Job
+
+
+class Plain:
+    def __init__(self, job: Job) -> None:
+        torch.set_num_threads(job.threads)
+        self.model = load_model(**job.model, device=job.device).model
+        self.layer = self.model.model.layers[job.layer - 1]
+
+    def logits(self, prompt: list[int]) -> np.ndarray:
+        """Last-token logits, float32 `(vocabulary,)`."""
+        with torch.inference_mode():
+            ids = torch.tensor([prompt], device=self.model.device)
+            return self.model(ids, logits_to_keep=1).logits[0, -1].float().cpu().numpy()
+
+    def scaled(self, prompt: list[int]) -> np.ndarray:
+        """The same with the hidden state behind layer L scaled by FACTOR, by a forward hook."""
+        hook = self.layer.register_forward_hook(lambda module, inputs, output: output * FACTOR)
+        try:
+            return self.logits(prompt)
+        finally:
+            hook.remove()
+
+    def step(self, logits: np.ndarray) -> float:
+        """The distance between neighbouring numbers of the model's dtype at the largest of `logits`."""
+        largest = torch.tensor(float(np.abs(logits).max()), dtype=self.model.dtype)
+        return float(2 ** torch.floor(torch.log2(largest.float()))) * torch.finfo(self.model.dtype).eps

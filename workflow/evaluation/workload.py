@@ -1,0 +1,111 @@
+"""The workload of many sessions, all systems in turn (A B C A B C …), so that a slow moment of the machine meets them all.
+
+Each has the setting that its own rule found best. Djinn and the hand-written swaps put every session aside before any
+goes on; what cannot pause is asked for the same tokens without. Where the device holds one system at a time
+(`peers.together: false`) each does all its rounds before the next is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from evaluation.contenders.asking import Asked
+from evaluation.contenders.contender import Job, Unable
+from evaluation.peers import MODULES, PEERS, interpreters, job_for
+from evaluation.prompts import load_prompts
+
+Progress = Callable[[str], None]
+WARM_UP = 2  # sessions of an untimed workload before the first round
+
+
+class NothingToCompare(RuntimeError):
+    """Djinn itself did not do what the others are held against."""
+
+
+def measure(settings: Any, progress: Progress, results: Path) -> dict[str, Any]:
+    """results: the folder with peer_SYSTEM.json of every system."""
+    wanted = settings.oversubscription
+    prompts = load_prompts(settings.model, wanted.sessions, wanted.prompt_tokens)
+    peers = {system: json.loads((results / f"peer_{system}.json").read_text())["result"] for system in PEERS}
+    able = [system for system, peer in peers.items() if not peer["reason"]]
+    with job_for(settings, prompts, able) as job, interpreters(settings.peers) as python:
+        every = [Timed(system, peer, job, python(system)) for system, peer in peers.items()]
+        for group in [every] if settings.peers.together else [[one] for one in every]:
+            in_turn(group, settings.peers.rounds, progress)
+    djinn = next(one for one in every if one.system == "djinn")
+    if djinn.unable:
+        raise NothingToCompare(f"Djinn did not do the workload: {djinn.unable}")
+    return {
+        "sessions": wanted.sessions,
+        "prompt_tokens": wanted.prompt_tokens,
+        "new_tokens": wanted.new_tokens,
+        "rounds": settings.peers.rounds,
+        "together": settings.peers.together,
+        "systems": {one.system: one.row(djinn.tokens) for one in every},
+    }
+
+
+class Timed:
+    """One system's rounds of the workload, or why there are none."""
+
+    def __init__(self, system: str, peer: dict[str, Any], job: Job, python: str) -> None:
+        self.system, self.unable, self.setting = system, peer["reason"], peer["setting"]
+        self.job, self.python = job, python
+        self.rounds: list[dict[str, Any]] = []
+        self.tokens: list[list[int]] = []
+        self.asked: Asked | None = None
+
+    def load(self, stack: ExitStack) -> None:
+        """Start and warm up; a system without such a workload says so here."""
+        if self.unable:
+            return
+        try:
+            job = replace(self.job, setting=self.setting)
+            self.asked = stack.enter_context(Asked(MODULES[self.system], job, self.python, choice=None))
+            self.asked.ask("workload", sessions=min(WARM_UP, len(job.prompts)))
+        except Unable as reason:
+            self.unable = str(reason)
+
+    def run(self) -> float:
+        """Seconds of one round."""
+        try:
+            done = self.asked.ask("workload", sessions=len(self.job.prompts))
+        except Unable as reason:  # it takes few sessions, but not as many
+            self.unable = str(reason)
+            return 0.0
+        self.tokens = done.pop("tokens")
+        self.rounds.append(done)
+        return done["seconds"]
+
+    def row(self, ours: list[list[int]]) -> dict[str, Any]:
+        """seconds of every round; the rest as in `Contender.workload`; how much of its tokens are Djinn's."""
+        if self.unable:
+            return {"unable": self.unable, "seconds": []}
+        pairs = list(zip(self.tokens, ours, strict=True))
+        same = sum(a == b for mine, theirs in pairs for a, b in zip(mine, theirs, strict=True))
+        return {
+            "unable": None,
+            "setting": self.setting,
+            "seconds": [one["seconds"] for one in self.rounds],
+            "parts": [one["parts"] for one in self.rounds],
+            "paused": self.rounds[-1]["paused"],
+            "off_device_bytes": self.rounds[-1]["off_device_bytes"],
+            "sessions_as_djinn": sum(mine == theirs for mine, theirs in pairs),
+            "tokens_as_djinn": same / sum(len(theirs) for _, theirs in pairs),
+        }
+
+
+def in_turn(group: list[Timed], rounds: int, progress: Progress) -> None:
+    with ExitStack() as stack:
+        for one in group:
+            progress(f"workload: {one.system} is loaded")
+            one.load(stack)
+        for number in range(1, rounds + 1):
+            for one in group:
+                if not one.unable:
+                    progress(f"workload: round {number} of {rounds}: {one.system}: {one.run():.1f} s")

@@ -1,0 +1,46 @@
+# Needs: campaign.json, weights.json; for vLLM its own environment (make vllm).
+# Makes: raw/peer_{system}.json, raw/workload.json.
+# Steps: each system alone (tuning, going on, editing, capability probes) -> all of them in turn with the many sessions.
+
+
+rule peer:
+    input:
+        campaign=f"{RESULTS}/campaign.json",
+        weights=f"{RESULTS}/weights.json",
+        provision=ancient(f"{RESULTS}/raw/provision.json"),
+    output:
+        f"{RESULTS}/raw/peer_{{system}}.json",
+    log:
+        f"{RESULTS}/logs/peer_{{system}}.log",
+    priority: 38
+    conda:
+        "../../envs/measure.yaml"
+    threads: workflow.cores
+    params:
+        measurement="peer_{system}",
+        settings=part("peers", "oversubscription", "budget"),
+        # an environment that was made since is a reason to run again
+        missing=lambda wildcards: peers.missing(wildcards.system, SETTINGS.peers),
+    shell:
+        MEASURE
+
+
+rule workload:
+    input:
+        campaign=f"{RESULTS}/campaign.json",
+        weights=f"{RESULTS}/weights.json",
+        provision=ancient(f"{RESULTS}/raw/provision.json"),
+        peers=[f"{RESULTS}/raw/peer_{system}.json" for system in peers.PEERS],
+    output:
+        f"{RESULTS}/raw/workload.json",
+    log:
+        f"{RESULTS}/logs/workload.log",
+    priority: 36
+    conda:
+        "../../envs/measure.yaml"
+    threads: workflow.cores
+    params:
+        measurement="workload",
+        settings=part("peers", "oversubscription", "budget"),
+    shell:
+        MEASURE
