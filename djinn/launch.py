@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from types import TracebackType
 
 from djinn.errors import BY_CODE, BadRequest, DjinnError, ServerGone
@@ -111,6 +112,7 @@ def serve(
     revision: str | None = None,
     deterministic: bool = True,
     decode_rows: int | None = None,
+    without: Sequence[str] = (),
     start_timeout: float = 600.0,
     **unknown: object,
 ) -> LocalServer:
@@ -123,7 +125,8 @@ def serve(
     seed: of random weights (0). path, hub_id, revision: where weights="path" and weights="hub" take them from.
     threads: compute threads on a CPU (torch's own choice). max_tokens: the longest session, in tokens (4096, or the
     model's limit). deterministic: decode in a fixed number of rows, so that no session's bits depend on its neighbours.
-    decode_rows: sessions decoded in one pass (8 on a CPU, 32 on CUDA). start_timeout: seconds until a server that does
+    decode_rows: sessions decoded in one pass (8 on a CPU, 32 on CUDA). without: parts left out that make it fast, to see
+    what each is worth: batching, own-loop, compiling, graphs, write-through, parts-first, overlap. start_timeout: seconds until a server that does
     not accept is killed.
     Raises BadRequest, UnsupportedModel, WeightsUnavailable, NoDevice, BudgetTooSmall, and ServerGone with the
     server's last words when it died of something else.
@@ -152,4 +155,5 @@ def serve(
         if options[name] is not None:
             options[name] = parse_bytes(options[name])
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None]
+    arguments += ["--without", *without] if without else []
     return LocalServer(arguments, start_timeout)

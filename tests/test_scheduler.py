@@ -79,7 +79,7 @@ def test_a_pause_in_decode_beside_others_changes_nobody(engine):
 
 
 def test_a_long_prefill_is_cut_between_layers_while_others_wait(engine, monkeypatch):
-    monkeypatch.setattr("djinn.engine.scheduler.SLICE", 256)
+    monkeypatch.setattr(engine.scheduler, "slice", 256)
     long = tuple((5 * i + 1) % 509 for i in range(400))
     expected = alone(engine, long, 4)
     short, session = engine.open(), engine.open()
@@ -96,7 +96,7 @@ def test_a_long_prefill_is_cut_between_layers_while_others_wait(engine, monkeypa
 
 def test_a_session_that_decodes_beside_a_long_prefill_goes_on(engine, monkeypatch):
     """Between two slices of the prefill everybody who decodes has had a token."""
-    monkeypatch.setattr("djinn.engine.scheduler.SLICE", 256)
+    monkeypatch.setattr(engine.scheduler, "slice", 256)
     sessions = [engine.open() for _ in range(3)]
     told: list[tuple[int, int]] = []
     replies = [

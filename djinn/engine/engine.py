@@ -29,7 +29,17 @@ REMEMBERED = 1000  # ended sessions whose end can still be told
 
 
 class Engine:
-    def __init__(self, runner: Runner, scheduler: Scheduler, pager: Pager, vocabulary: int, max_tokens: int) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        scheduler: Scheduler,
+        pager: Pager,
+        vocabulary: int,
+        max_tokens: int,
+        parts_first: bool = True,
+    ) -> None:
+        """parts_first: a session is READY with what its next layer needs; else when all of it is back."""
+        self.parts_first = parts_first
         self.runner, self.scheduler, self.pager = runner, scheduler, pager
         self.lock = pager.lock  # while it is held no session changes its state
         self.limits = Limits(pager.shape.layers, pager.shape.hidden_size, vocabulary, max_tokens)
@@ -175,6 +185,8 @@ class Engine:
             work.checkpoint_names[layer] = session.name(f"checkpoint@{layer}")
             need[work.checkpoint_names[layer]] = shape.hidden_bytes(work.rows())
         order, first = self._order(work)
+        if not self.parts_first:
+            first = None
         resumed = bool(session.residence.body.parts)
         return Request(session.residence, need, 0, resumed, order, first)
 

@@ -27,7 +27,8 @@ WRITE_THROUGH = 32  # tokens of a pass from which on its layers are copied out b
 
 
 class Runner:
-    def __init__(self, pager: Pager, device: torch.device) -> None:
+    def __init__(self, pager: Pager, device: torch.device, write_through: bool = True) -> None:
+        self.write_through = write_through
         self.pager, self.layout, self.device = pager, pager.layout, device
         self.token_bytes = pager.shape.layer_token_bytes
 
@@ -63,7 +64,7 @@ class Runner:
         self.pager.set_live(session.residence, live)
 
     def _written(self, session: Session, layer: int, tokens: int) -> None:
-        if tokens - session.cache.layers[layer].past >= WRITE_THROUGH:
+        if self.write_through and tokens - session.cache.layers[layer].past >= WRITE_THROUGH:
             self.pager.written(session.residence, layer, tokens * self.token_bytes)
 
 

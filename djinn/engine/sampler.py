@@ -45,12 +45,13 @@ class Sampler:
 
     def choose(self, logits: torch.Tensor) -> int:
         """The next token from float32 logits `(vocabulary,)`. Raises NotFinite where they hold NaN or +infinity."""
-        if not torch.isfinite(logits.max()):
+        likeliest = int(logits.numpy().argmax())  # the first of equals, or a NaN
+        if not math.isfinite(logits[likeliest]):
             raise NotFinite(
                 "the model's numbers overflowed, so no token can be chosen: rewind to a checkpoint and edit less, or close()"
             )
         if self._warpers is None:
-            return int(logits.argmax())
+            return likeliest
         probabilities = torch.softmax(self._warpers(None, logits[None]), dim=-1)
         return int(torch.multinomial(probabilities, num_samples=1, generator=self._stream))
 

@@ -2,9 +2,12 @@
 
 Requests under way take turns in rounds. A round runs the token of every session that goes on from, or stops at, the same
 layers as the first of those; then one token of every session that decodes through all layers, those among them; then the
-pass of the first of the others: resumed before new, then by arrival. A pass over many tokens is left between two layers
-when somebody else waits and it has had its share; it goes on from there in a later round, so nobody waits longer than a
-slice and two passes over one token. Cut between layers, never by tokens, no result can tell.
+pass of the first of the others: resumed before new, then by arrival. Passes over many tokens get a slice of work between
+two rounds of single tokens, since a pass over one token reads all weights however many share it. A pass is left between two
+layers when the slice is used up and somebody else waits; it goes on from there in a later round, so nobody waits longer than
+a slice and two passes over one token. Cut between layers, never by tokens, no result can tell.
+
+Who decodes keeps its row for TURN tokens before somebody else who waits gets it: those who end give their memory back early.
 
 `deterministic`: every pass over one token runs in the same fixed number of rows, whoever shares it, so that a session's
 bits do not depend on its neighbours. Otherwise as many rows as there are sessions to decode.
@@ -21,10 +24,12 @@ import torch
 from djinn.engine.session import Outcome, Paused, Work
 from djinn.engine.steps import Step
 from djinn.model.executor import Executor, Finished, Stopped
+from djinn.model.loop import Loop
 from djinn.timeline import Timeline
 
 WHOLE = (0, None)  # layers of a pass that starts at the first and stops nowhere
-SLICE = 8192  # tokens x layers that a pass may run while others wait
+SLICE = {"cpu": 8192, "cuda": 1 << 18}  # tokens x layers that passes over many tokens may run while others wait
+TURN = 16  # tokens
 
 
 @dataclass
@@ -59,11 +64,13 @@ class Task:
 
 class Scheduler:
     def __init__(
-        self, executor: Executor, device: torch.device, timeline: Timeline, rows: int, deterministic: bool
+        self, executor: Executor | Loop, device: torch.device, timeline: Timeline, rows: int, deterministic: bool
     ) -> None:
-        """rows: decoded in one pass at most; 1 where the model cannot take several."""
+        """rows: decoded in one pass at most; 0 where the model cannot take several, and one token is a pass like any other."""
         self.executor, self.device, self.timeline = executor, device, timeline
         self.rows, self.deterministic = rows, deterministic
+        self.slice = SLICE[device.type]
+        self.spent = 0  # of the slice, since single tokens ran last
         self.tasks: list[Task] = []
 
     def add(self, task: Task) -> None:
@@ -73,29 +80,34 @@ class Scheduler:
 
     def round(self, somebody_came: Callable[[], bool]) -> list[Task]:
         """Run what is due; returns the tasks that ended. `somebody_came`: whether a request waits that is not here yet."""
-        for whole in (False, True):
-            together = self._sharing(whole)
-            if len(together) == 1 and (self.rows == 1 or not self.deterministic):
-                self._run(together[0], somebody_came)
-            elif together:
-                self._run_rows(together)
-        alone = next((task for task in self.tasks if not task.over and task.step.span is None), None)
-        if alone:
-            self._run(alone, somebody_came)
+        if self.spent >= self.slice or not self._first_of_the_others():
+            self.spent = 0
+            for whole in (False, True):
+                together = self._sharing(whole)
+                if together and self.rows:
+                    self._run_rows(together)
+                elif together:
+                    self._run(together[0], somebody_came)
+        if task := self._first_of_the_others():
+            self._run(task, somebody_came)
         ended = [task for task in self.tasks if task.over]
         self.tasks = [task for task in self.tasks if not task.over]
         for task in ended:
             task.steps.close()  # of one that broke off: it leaves its session's lengths true
         return ended
 
+    def _first_of_the_others(self) -> Task | None:
+        """Whose pass over many tokens is next."""
+        return next((task for task in self.tasks if not task.over and task.step.span is None), None)
+
     def _sharing(self, whole: bool) -> list[Task]:
         """Whose tokens run in one pass now: through all layers, or through the layers that the first of the others needs."""
         found = [task for task in self.tasks if not task.over and task.step.span and (task.step.span == WHOLE) == whole]
-        found.sort(key=lambda task: (task.served, task.rank))
+        found.sort(key=lambda task: (task.served // TURN, task.rank))
         first = found[0].step if found else None
         if first and first.taps:  # what is kept on the way is kept of one session
             return found[:1]
-        return [task for task in found if task.step.span == first.span and not task.step.taps][: self.rows]
+        return [task for task in found if task.step.span == first.span and not task.step.taps][: self.rows or 1]
 
     def _run_rows(self, tasks: list[Task]) -> None:
         began = time.monotonic_ns()
@@ -113,7 +125,7 @@ class Scheduler:
                 on_first=lambda: [step.on_first() for step in steps],
             )
             if isinstance(found, Finished):
-                found = Finished(found.logits.float().cpu())  # one copy for all of them
+                found = Finished(found.logits.float().cpu())  # one copy for all of them, if they are not there yet
         except Exception as error:  # noqa: BLE001  as above
             for task in tasks:
                 task.error = error
@@ -128,7 +140,7 @@ class Scheduler:
 
     def _run(self, task: Task, somebody_came: Callable[[], bool]) -> None:
         step, began, start = task.step, time.monotonic_ns(), task.done
-        share = start + max(1, SLICE // len(step.one.ids))
+        share = start + max(1, (self.slice - self.spent) // len(step.one.ids))
 
         def stop(layer: int) -> bool:
             waits = len(self.tasks) > 1 or somebody_came()
@@ -155,6 +167,7 @@ class Scheduler:
         if cut:
             task.done, task.hidden = found.layer, found.hidden
         end = found.layer if isinstance(found, Stopped) else self.executor.depth
+        self.spent += (end - start) * len(step.one.ids)
         self.timeline.add("compute", name, began, time.monotonic_ns(), layers=f"{start}..{end}")
         if not cut:
             task.advance(found)

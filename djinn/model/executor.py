@@ -117,7 +117,7 @@ class Executor:
         cache.begin(past)  # the model counts its positions from here: RoBERTa's start at 2, so they are left to it
         # An index, not the slice -1: torch copies the whole head's weights for a sliced row (70 ms a pass on one CPU core).
         last = 0 if all_logits else torch.tensor([ids.shape[1] - 1], device=ids.device)
-        return self._forward(cache, ids, last, _Pass(start, hidden, _stop(stop), taps or {}, on_first))
+        return self._forward(cache, ids, last, _Pass(start, hidden, stops_at(stop), taps or {}, on_first))
 
     def run_rows(
         self,
@@ -150,7 +150,7 @@ class Executor:
         tapped = {layer: partial(_live_rows, tap, live) for layer, tap in (taps or {}).items()}
         with rows_attended(cache):
             result = self._forward(
-                cache, ids, last, _Pass(start, hidden, _stop(stop), tapped, on_first), position_ids=positions
+                cache, ids, last, _Pass(start, hidden, stops_at(stop), tapped, on_first), position_ids=positions
             )
         if isinstance(result, Stopped):
             return Stopped(result.hidden[:live], result.layer)
@@ -189,5 +189,5 @@ def _live_rows(tap: Tap, live: int, hidden: torch.Tensor) -> None:
     tap(hidden[:live])
 
 
-def _stop(where: int | Callable[[int], bool] | None) -> Callable[[int], bool]:
+def stops_at(where: int | Callable[[int], bool] | None) -> Callable[[int], bool]:
     return where if callable(where) else lambda layer: layer == where

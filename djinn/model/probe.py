@@ -129,7 +129,7 @@ def _compare(
                     f"in the layers' caches instead of {wanted}: a layer must write its own keys and values and no other's"
                 )
                 continue
-            found[place] = _difference(out.hidden if stop else out.logits, expected)
+            found[place] = apart(out.hidden if stop else out.logits, expected)
     return found, broken
 
 
@@ -170,7 +170,7 @@ def _check_causal(executor: Executor, ids: torch.Tensor, plain: _Plain) -> None:
     changed[0, -1] = ids[0, ids[0] != ids[0, -1]][0]
     before = plain.states[-1][:, :-1]
     again, other = (_plain_forward(executor, each).states[-1][:, :-1] for each in (ids, changed))
-    difference = _difference(other, before).median().item()  # not the largest: a near tie of experts is not blindness
+    difference = apart(other, before).median().item()  # not the largest: a near tie of experts is not blindness
     if torch.equal(again, before) and difference > TOLERANCE[executor.model.dtype]:
         raise UnsupportedModel(
             f"{_name(executor)} is not causal: changing the last token changes the states of those before it by "
@@ -178,7 +178,7 @@ def _check_causal(executor: Executor, ids: torch.Tensor, plain: _Plain) -> None:
         )
 
 
-def _difference(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+def apart(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
     """One relative L2 difference a token."""
     found, expected = found[0].double(), expected[0].double()
     return ((found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-30)).cpu()

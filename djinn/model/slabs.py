@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Protocol
 
+import numpy as np
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -50,15 +51,27 @@ class SlabLayer(CacheLayerMixin):
                 f"a layer keeps keys {tuple(key_states.shape)} and values {tuple(value_states.shape)}, "
                 f"the config says (kv_heads, head_dim) = {tuple(self.slab.shape[2:])} for both"
             )
+        room = self.claim(key_states.shape[2])
+        room[:, 0] = key_states[0].transpose(0, 1)
+        room[:, 1] = value_states[0].transpose(0, 1)
+        self.wrote(key_states.shape[2])
+        return self.slab[:end, 0].transpose(0, 1)[None], self.slab[:end, 1].transpose(0, 1)[None]
+
+    def claim(self, tokens: int) -> torch.Tensor:
+        """Where the pass's keys and values go, `(tokens, 2, kv_heads, head_dim)`; those before them are there from now on."""
+        self.pass_gate()
+        return self.slab[self.past : self.past + tokens]
+
+    def pass_gate(self) -> None:
         if self.gate:
             self.gate.hold()
             self.gate = None
-        self.slab[self.past : end, 0] = key_states[0].transpose(0, 1)
-        self.slab[self.past : end, 1] = value_states[0].transpose(0, 1)
-        self.length = end
+
+    def wrote(self, tokens: int) -> None:
+        """The pass has queued what writes so many tokens behind its past."""
+        self.length = self.past + tokens
         if self.written:
-            self.written(end)
-        return self.slab[:end, 0].transpose(0, 1)[None], self.slab[:end, 1].transpose(0, 1)[None]
+            self.written(self.length)
 
     def get_seq_length(self) -> int:
         return self.past
@@ -75,6 +88,7 @@ class SlabCache(Cache):
 
     def __init__(self, layers: int) -> None:
         super().__init__(layers=[SlabLayer() for _ in range(layers)])
+        self._addresses: np.ndarray | None = None
 
     def bind(
         self,
@@ -86,11 +100,13 @@ class SlabCache(Cache):
 
         written: called with (layer from 0, tokens) when a pass has written them.
         """
+        self._addresses = None
         for index, (layer, slab) in enumerate(zip(self.layers, slabs, strict=True)):
             layer.slab, layer.gate = slab, gates.get(index)
             layer.written = partial(written, index) if written else None
 
     def unbind(self) -> None:
+        self._addresses = None
         for layer in self.layers:
             layer.slab = layer.gate = layer.written = None
 
@@ -98,6 +114,23 @@ class SlabCache(Cache):
         """A pass over tokens from position `past` starts, or goes on."""
         for layer in self.layers:
             layer.past = past
+
+    def wrote_one(self, start: int, stop: int) -> None:
+        """The pass has queued what writes one token in the layers start..stop-1. Nobody is told: one is never written through."""
+        for layer in self.layers[start:stop]:
+            layer.length = layer.past + 1
+
+    @property
+    def addresses(self) -> np.ndarray:
+        """Where each layer's slab begins, int64 `(layers,)`, while the cache is bound."""
+        if self._addresses is None:
+            self._addresses = np.array([layer.slab.data_ptr() for layer in self.layers])
+        return self._addresses
+
+    @property
+    def gated(self) -> bool:
+        """Whether some layer's older tokens are on their way."""
+        return any(layer.gate for layer in self.layers)
 
     @property
     def lengths(self) -> list[int]:

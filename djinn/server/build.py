@@ -13,10 +13,8 @@ from djinn.engine.engine import Engine
 from djinn.engine.runner import Runner
 from djinn.engine.scheduler import Scheduler
 from djinn.errors import BudgetTooSmall
-from djinn.model.executor import Executor
+from djinn.model.drive import drive
 from djinn.model.load import load_model, torch_device
-from djinn.model.probe import probe
-from djinn.model.probe_rows import probe_rows
 from djinn.paging.pager import Pager
 from djinn.server.plan import make_plan, workspace_bytes
 from djinn.server.pulse import Pulse
@@ -63,12 +61,9 @@ def _build(
     loaded = load_model(args.model, args.weights, args.dtype, device, args.seed, args.path, args.hub_id, args.revision)
     facts = loaded.facts
     log.info("loaded %s from %s, %s", facts["name"], facts["source"], format_bytes(facts["bytes"]))
-    executor = Executor(loaded.model)
-    probe(executor)
-    rows = (args.decode_rows or ROWS[place.type]) if probe_rows(executor) else 1
-    log.info("probe: %d layers agree with the plain forward", executor.depth)
-    shape = KVShape(facts["layers"], facts["kv_heads"], facts["head_dim"], facts["hidden_size"], facts["dtype"])
     max_tokens = min(args.max_tokens, facts["max_tokens"] or args.max_tokens)
+    executor, rows = drive(loaded.model, args.decode_rows or ROWS[place.type], max_tokens, frozenset(args.without))
+    shape = KVShape(facts["layers"], facts["kv_heads"], facts["head_dim"], facts["hidden_size"], facts["dtype"])
     plan = make_plan(
         shape,
         facts["bytes"],
@@ -80,12 +75,19 @@ def _build(
     timeline = Timeline()
     arena = Pool(plan.arena_bytes, place, shape.unit_bytes)
     host = HostPool(memory, shape.unit_bytes)
-    streams = CudaDevice(place, timeline) if place.type == "cuda" else HostDevice(timeline)
+    streams = (
+        CudaDevice(place, timeline, overlap="overlap" not in args.without)
+        if place.type == "cuda"
+        else HostDevice(timeline)
+    )
     disk = Disk(args.state_dir, timeline) if disk_budget else None
     pager = Pager(shape, arena, host, streams, disk, disk_budget)
     begun.callback(pager.shut_down)
     scheduler = Scheduler(executor, place, timeline, rows, args.deterministic == "on")
-    engine = Engine(Runner(pager, place), scheduler, pager, facts["vocab_size"], max_tokens)
+    runner = Runner(pager, place, write_through="write-through" not in args.without)
+    engine = Engine(
+        runner, scheduler, pager, facts["vocab_size"], max_tokens, parts_first="parts-first" not in args.without
+    )
     begun.callback(engine.shut_down)
     hello = welcome(facts, str(place), plan.numbers(), max_tokens)
     service = Service(engine, hello, f"tcp://{args.host}:{args.port or '*'}")

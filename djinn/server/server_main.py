@@ -17,6 +17,7 @@ from djinn.lifeline import die_with_parent
 from djinn.sizes import parse_bytes
 
 DEFAULT_MODEL = "smollm2-135m"
+PARTS = ("batching", "own-loop", "compiling", "graphs", "write-through", "parts-first", "overlap")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -51,6 +52,13 @@ def parser() -> argparse.ArgumentParser:
         help="decode in a fixed number of rows, so that no session's bits depend on its neighbours (default: %(default)s)",
     )
     p.add_argument("--decode-rows", type=int, help="sessions decoded in one pass (default: 8 on a CPU, 32 on CUDA)")
+    p.add_argument(
+        "--without",
+        nargs="+",
+        choices=PARTS,
+        default=[],
+        help="leave out parts that make it fast, to see what each is worth (default: none)",
+    )
     p.add_argument(
         "--max-tokens", type=int, default=4096, help="longest session (default: %(default)s, or the model's limit)"
     )

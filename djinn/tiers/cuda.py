@@ -39,9 +39,9 @@ class Copying:
 
 
 class CudaStream(Stream):
-    def __init__(self, track: str, device: Device) -> None:
+    def __init__(self, track: str, device: Device, stream: torch.cuda.Stream) -> None:
         self.track, self.device = track, device
-        self._stream = torch.cuda.Stream(device.place)
+        self._stream = stream
         self._copying: Copying | None = None
         self._watched: queue.SimpleQueue[tuple[torch.cuda.Event, Callable[[], None]] | None] = queue.SimpleQueue()
         self._watcher = threading.Thread(target=self._watch, name=track, daemon=True)
@@ -91,9 +91,11 @@ class CudaStream(Stream):
 
 
 class CudaDevice(Device):
-    def __init__(self, place: torch.device, timeline: Timeline) -> None:
+    def __init__(self, place: torch.device, timeline: Timeline, overlap: bool = True) -> None:
+        """overlap: both directions on streams of their own; else both in turn with the compute, on its stream."""
         super().__init__(place, timeline)
-        self.out, self.into = CudaStream("copy out", self), CudaStream("copy in", self)
+        out, into = (torch.cuda.Stream(place) if overlap else torch.cuda.default_stream(place) for _ in ("out", "into"))
+        self.out, self.into = CudaStream("copy out", self, out), CudaStream("copy in", self, into)
 
     def computed(self) -> Mark:
         return CudaMark(self, torch.cuda.current_stream(self.place))
