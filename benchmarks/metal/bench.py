@@ -40,9 +40,14 @@ class Bench:
         s = self.setting
         room = (s.parked + s.in_arena + FILLERS + 2) * s.shape.kv_bytes(s.tokens)
         facts = {
-            **{"layers": s.depth, "kv_heads": s.shape.kv_heads, "head_dim": s.shape.head_dim},
-            **{"hidden_size": s.shape.hidden_size, "dtype": s.dtype, "bytes": s.weights_bytes},
-            **{"intermediate_size": preset(s)["intermediate_size"], "vocab_size": preset(s)["vocab_size"]},
+            "layers": s.depth,
+            "kv_heads": s.shape.kv_heads,
+            "head_dim": s.shape.head_dim,
+            "hidden_size": s.shape.hidden_size,
+            "dtype": s.dtype,
+            "bytes": s.weights_bytes,
+            "intermediate_size": preset(s)["intermediate_size"],
+            "vocab_size": preset(s)["vocab_size"],
         }
         longest = s.tokens + 2 * len(s.layers) + 2
         budget = budget_for(facts, s.in_arena, s.tokens, longest)
