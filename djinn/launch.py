@@ -126,8 +126,8 @@ def serve(
     threads: compute threads on a CPU (torch's own choice). max_tokens: the longest session, in tokens (4096, or the
     model's limit). deterministic: decode in a fixed number of rows, so that no session's bits depend on its neighbours.
     decode_rows: sessions decoded in one pass (8 on a CPU, 32 on CUDA). without: parts left out that make it fast, to see
-    what each is worth: batching, own-loop, compiling, graphs, write-through, parts-first, overlap. start_timeout: seconds until a server that does
-    not accept is killed.
+    what each is worth: batching, own-loop, compiling, graphs, write-through, parts-first, overlap. start_timeout: seconds
+    until a server that does not accept is killed.
     Raises BadRequest, UnsupportedModel, WeightsUnavailable, NoDevice, BudgetTooSmall, and ServerGone with the
     server's last words when it died of something else.
     """

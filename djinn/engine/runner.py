@@ -56,6 +56,8 @@ class Runner:
         try:
             return (yield from _Run(self, work).carry_out(given))
         finally:
+            if session.last_logits is not None:  # a view, of where the passes of others come next
+                session.last_logits = session.last_logits.clone()
             session.cache.unbind()
             self.set_lengths(session)
 
@@ -182,12 +184,15 @@ class _Run:
 
     def _keep(self, name: str, hidden: torch.Tensor) -> None:
         rows = hidden.shape[1]
+        nbytes = self.runner.pager.shape.hidden_bytes(rows)
         self.runner.layout.hidden(self.residence, name, rows).copy_(hidden)
-        self.runner.pager.set_live(self.residence, {name: self.runner.pager.shape.hidden_bytes(rows)})
+        self.runner.pager.set_live(self.residence, {name: nbytes})
+        if self.runner.write_through and rows >= WRITE_THROUGH:
+            self.runner.pager.written(self.residence, name, nbytes)
 
     def _to_host(self, result: Finished) -> torch.Tensor:
-        """The last position's logits, float32 on the host; all of them are kept aside when asked for."""
+        """The last position's logits, float32 on the host, until the next pass; all of them are kept aside when asked for."""
         logits = result.logits[0].float().cpu()
         if self.work.logits == "all":
-            self.all_logits.append(logits)
-        return logits[-1].clone()  # of a batch's rows it would keep all
+            self.all_logits.append(logits.clone())
+        return logits[-1]

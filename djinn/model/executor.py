@@ -112,7 +112,7 @@ class Executor:
 
         start, hidden: go on above layer `start` with this state `(1, n, hidden_size)`. stop: leave after that layer, or
         after the first for which it is true. taps: called with the hidden state after those layers, the pass running
-        on. on_first: called when the first layer that runs has been issued.
+        on. on_first: called when the first layer that runs has been issued, or the norm and the head where none is left.
         """
         cache.begin(past)  # the model counts its positions from here: RoBERTa's start at 2, so they are left to it
         # An index, not the slice -1: torch copies the whole head's weights for a sliced row (70 ms a pass on one CPU core).
@@ -182,6 +182,8 @@ class Executor:
             return left.stopped
         finally:
             self._pass = None
+        if run.start == self.depth:
+            run.on_first()
         return Finished(out.logits if isinstance(last, int) else out.logits[:, -1:])
 
 

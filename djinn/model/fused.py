@@ -48,6 +48,7 @@ def why_not(model: PreTrainedModel, max_tokens: int) -> str | None:
     """What keeps `model` from being driven by the halves below; None when nothing does."""
     config = text_config(model)
     window = getattr(config, "sliding_window", None)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if config.model_type not in FAMILIES:
         return f"{config.model_type} is not of the Llama type"
@@ -55,6 +56,8 @@ def why_not(model: PreTrainedModel, max_tokens: int) -> str | None:
         return f"its activation is {config.hidden_act}, not silu"
     if window is not None and window < max_tokens:
         return f"its sliding window of {window} is shorter than the longest session, {max_tokens} tokens"
+    if head_dim & (head_dim - 1):
+        return f"its heads are {head_dim} wide, not a power of two"
     if rope in ("dynamic", "longrope"):
         return f"its rotary tables change with the length ({rope})"
     if any(m.bias is not None for layer in find_layers(model) for m in layer.modules() if isinstance(m, nn.Linear)):

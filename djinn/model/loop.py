@@ -13,10 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from djinn.model.executor import Executor, Finished, Stopped, Tap, stops_at
 from djinn.model.fused import after, before, fuse
 from djinn.model.slabs import SlabCache
+
+# cuDNN's first, where it is: over many tokens it takes half of flash attention's time on an H100, and repeats its bits
+# (400 of 400 runs, also beside copies; over one token it does not, so it is off everywhere else).
+PREFILL = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class Loop:
@@ -98,6 +103,20 @@ class Loop:
         all_logits: bool,
         on_first: Callable[[], None],
     ) -> Stopped | Finished:
+        with sdpa_kernel(PREFILL, set_priority=True):
+            return self._layers(cache, ids, start, hidden, stop, taps, all_logits, on_first)
+
+    def _layers(
+        self,
+        cache: SlabCache,
+        ids: torch.Tensor,
+        start: int,
+        hidden: torch.Tensor | None,
+        stop: Callable[[int], bool],
+        taps: Mapping[int, Tap],
+        all_logits: bool,
+        on_first: Callable[[], None],
+    ) -> Stopped | Finished:
         cache.begin(0)
         state = self.model.model.embed_tokens(ids) if hidden is None else hidden[0]
         cos, sin = self._tables(state, 0)
@@ -115,7 +134,10 @@ class Loop:
                 taps[done](state[None])
             if stop(done):
                 return Stopped(state[None], done)
-        return Finished(self._logits(state if all_logits else state[-1:])[None])
+        logits = self._logits(state if all_logits else state[-1:])[None]
+        if start == self.depth:
+            on_first()
+        return Finished(logits)
 
     def run_rows(
         self,
@@ -171,7 +193,10 @@ class Loop:
             cache.wrote_one(start, end)
         if stop is not None:
             return Stopped(rows.hidden[:live, None].clone(), stop)
-        return Finished(rows.head()[:live, None])
+        logits = rows.head()[:live, None]
+        if start == self.depth:
+            on_first()
+        return Finished(logits)
 
     def _tables(self, state: torch.Tensor, past: int) -> tuple[torch.Tensor, torch.Tensor]:
         """cos and sin `(tokens, head_dim)` of positions from `past` on."""

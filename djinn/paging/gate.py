@@ -9,20 +9,26 @@ from djinn.tiers.streams import Mark, Wait
 
 
 class PartGate:
-    """Before a part that is on its way back: opened when its copy has been queued, passed when it is there."""
+    """Before a part that is on its way back: opened when its copy has been queued, passed when it is there.
 
-    def __init__(self) -> None:
-        self._queued = threading.Event()
+    queued: shared by many gates, since a restore makes one for each of its parts.
+    """
+
+    def __init__(self, queued: threading.Condition) -> None:
+        self._queued = queued
         self._mark: Mark | DjinnError | None = None
 
     def open(self, mark: Mark | DjinnError) -> None:
         """An error: the part will never come."""
-        if not self._queued.is_set():
-            self._mark = mark
-            self._queued.set()
+        with self._queued:
+            if self._mark is None:
+                self._mark = mark
+                self._queued.notify_all()
 
     def hold(self) -> None:
-        self._queued.wait()
+        if self._mark is None:
+            with self._queued:
+                self._queued.wait_for(lambda: self._mark is not None)
         if isinstance(self._mark, DjinnError):
             raise self._mark
         self._mark.hold(Wait.COMPUTE_AFTER_IN)

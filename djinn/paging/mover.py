@@ -48,6 +48,7 @@ class Mover:
         self.moved: Counter[str] = Counter()  # bytes and times, by kind
         self.written: deque[Written] = deque()
         self.readers: list[tuple[Residence, Callable[[], None]]] = []  # of sessions that are on the disk, or moved
+        self._queued = threading.Condition()  # some part's copy
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="mover", daemon=True)
         self._thread.start()
@@ -119,7 +120,7 @@ class Mover:
         """Under the lock still: who comes back is not resident, and has a gate before each part."""
         if move.transfer.direction != "out" and move.transfer.moves:
             move.residence.resident.clear()
-            move.residence.gates = {key: PartGate() for key, _ in move.transfer.moves}
+            move.residence.gates = {key: PartGate(self._queued) for key, _ in move.transfer.moves}
 
     def _carry_out(self, step: Step | Written) -> None:
         match step:
@@ -127,8 +128,11 @@ class Mover:
                 self._mirror(step)
             case Move(transfer=transfer, residence=residence, request=request):
                 if transfer.direction == "out":
-                    self._queue_out(transfer, f"evict {residence.key[:8]}", ("evicted_bytes",))
                     self.moved["evictions"] += 1
+                    if transfer.moves or residence.body.pins > 1:
+                        self._queue_out(transfer, f"evict {residence.key[:8]}", ("evicted_bytes",))
+                    else:  # the host holds every byte, and no copy is under way that says so too early
+                        self._end(transfer, ())
                 else:
                     self._queue_in(transfer, residence, request)
             case Grant(request=request):

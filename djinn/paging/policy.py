@@ -63,15 +63,13 @@ def _make_room(book: Ledger, request: Request, ahead: int) -> Step | None:
     coming = _bytes(book, "out")
     if coming and book.device.free_bytes + coming >= missing:
         return None
-    victims = _victims(book, request, missing - book.device.free_bytes - coming)
     if not request.resumed and not _may_join(book, total):
-        victims = []
-    elif _may_leave(body) and _stands_still(residence):
-        victims.append(residence)  # last of all it steps aside itself, to come back into a larger place
-    for victim in victims:
+        return _wait_or_refuse(book, request, total)
+    victim = None
+    for victim in _victims(book, request, missing - book.device.free_bytes - coming):
         if evicted := moves.begin_evict(book, victim):
             return Move(evicted, victim)
-    if victims and (step := _host_room(book, request)):
+    if victim and (step := _host_room(book, request)):
         return step
     return _wait_or_refuse(book, request, total)
 
@@ -85,32 +83,40 @@ def _compact(book: Ledger) -> Move | None:
     return None
 
 
-def _victims(book: Ledger, request: Request, short: int) -> list[Residence]:
-    """One session of each body that may be evicted for `request`, best first."""
-
-    def order(residence: Residence) -> tuple:
-        body = residence.body
-        return (
-            residence.waiting is not None,
-            body.dirty_bytes > 0,
-            residence.machine.state is not State.IO_WAIT,
-            residence.intended,
-            body.device_bytes < short,
-            residence.machine.history[-1][1],
-        )
-
+def _victims(book: Ledger, request: Request, short: int) -> Iterator[Residence]:
+    """One session of each body that may be evicted for `request`, best first; last of all itself, to come back into a larger
+    place. A resume waits for this: who is clean and large enough is looked for before all others are put in order.
+    """
     candidates = [
         body.sharers[0]
         for body in _bodies(book)
-        if _may_leave(body)
-        and body is not request.residence.body
+        if body is not request.residence.body
         and all(_stands_still(s) and (not s.waiting or s.waiting.rank > request.rank) for s in body.sharers)
+        and _may_leave(body)
     ]
-    return sorted(candidates, key=order)
+
+    def known(residence: Residence) -> tuple:
+        return residence.machine.state is not State.IO_WAIT, residence.intended, residence.machine.history[-1][1]
+
+    candidates.sort(key=known)
+    for residence in candidates:
+        body = residence.body
+        if not residence.waiting and body.device_bytes >= short and not body.dirty_bytes:
+            yield residence
+            break
+
+    def order(residence: Residence) -> tuple:
+        body, (not_parked, intended, stopped_at) = residence.body, known(residence)
+        waits = residence.waiting is not None
+        return waits, body.dirty_bytes > 0, not_parked, intended, body.device_bytes < short, stopped_at
+
+    yield from sorted(candidates, key=order)
+    if _may_leave(request.residence.body) and all(map(_stands_still, request.residence.body.sharers)):
+        yield request.residence
 
 
 def _may_leave(body: Body) -> bool:
-    return body.here and not body.moving and not body.leaving and body.device_bytes > 0
+    return body.here and not body.moving and not body.leaving and any(part.device for part in body.parts.values())
 
 
 def _stands_still(residence: Residence) -> bool:

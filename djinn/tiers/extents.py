@@ -36,8 +36,11 @@ class Extents:
 
     def take(self, *sizes: int) -> list[Extent] | None:
         """One extent for each size (bytes), or None and nothing taken if they do not all fit."""
+        rounded = [self.rounded(size) for size in sizes]
+        if sum(rounded) > self.free_bytes:
+            return None
         before, taken = (list(self._free), self.free_bytes), []
-        for size in map(self.rounded, sizes):
+        for size in rounded:
             at = next((i for i, hole in enumerate(self._free) if hole.size >= size), None)
             if at is None:
                 self._free, self.free_bytes = before

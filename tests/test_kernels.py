@@ -1,0 +1,71 @@
+"""Decode attention over scattered slabs against the plain form: on a card, or on a CPU by Triton's interpreter.
+
+    TRITON_INTERPRET=1 make test ARGS=tests/test_kernels.py    # where Triton is installed beside a torch without CUDA
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from djinn.model.fused import rotate
+
+CUDA = torch.cuda.is_available()
+if not CUDA and os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("no CUDA device on this machine, and TRITON_INTERPRET=1 is not set", allow_module_level=True)
+kernels = pytest.importorskip("djinn.model.kernels", reason="Triton is not installed (torch for CUDA brings it)")
+
+DEVICE = torch.device("cuda" if CUDA else "cpu")
+HEADS, HEAD_DIM, ROOM = 4, 32, 300
+POSITIONS = [0, 7, 8, 127, 128, 255, 291, -1]  # at and beside the edges of blocks and splits; the last row is padding
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rows_attend_as_sdpa_does_over_each_slab(dtype, kv_heads):
+    draw = torch.Generator().manual_seed(kv_heads)
+    rows = len(POSITIONS)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=draw).to(DEVICE, dtype)
+
+    slabs = [random(ROOM, 2, kv_heads, HEAD_DIM) for _ in POSITIONS]
+    before = [slab.clone() for slab in slabs]
+    qkv = random(rows, (HEADS + 2 * kv_heads) * HEAD_DIM)
+    cos, sin = (random(rows, HEAD_DIM // 2).repeat(1, 2) for _ in range(2))
+    attention = kernels.RowAttention(rows, HEADS, kv_heads, HEAD_DIM, ROOM, dtype, DEVICE)
+    attention.out.fill_(float("nan"))
+    out = attention(
+        qkv,
+        cos,
+        sin,
+        torch.tensor([slab.data_ptr() for slab in slabs], device=DEVICE),
+        torch.tensor(POSITIONS, dtype=torch.int32, device=DEVICE),
+    )
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}[dtype]
+    for row, position in enumerate(POSITIONS[:-1]):
+        expected, held = plain(before[row], qkv[row], cos[row], sin[row], position, kv_heads)
+        assert torch.allclose(out[row].float(), expected.float(), atol=tolerance, rtol=tolerance)
+        assert torch.allclose(slabs[row].float(), held.float(), atol=tolerance, rtol=tolerance)
+        kept = torch.arange(ROOM) != position
+        assert torch.equal(slabs[row][kept], before[row][kept]), "another token's place was written"
+    assert torch.equal(slabs[-1], before[-1]), "padding wrote"
+    assert not out[-1].any()
+
+
+def plain(slab, qkv, cos, sin, position, kv_heads):
+    """One row by torch's own attention: (what it gives, the slab behind it)."""
+    queries, keys, values = qkv.split([HEADS * HEAD_DIM, kv_heads * HEAD_DIM, kv_heads * HEAD_DIM])
+    held = slab.clone()
+    held[position, 0] = rotate(keys.view(kv_heads, HEAD_DIM), cos, sin)
+    held[position, 1] = values.view(kv_heads, HEAD_DIM)
+    out = F.scaled_dot_product_attention(
+        rotate(queries.view(HEADS, HEAD_DIM), cos, sin)[None, :, None],
+        held[None, : position + 1, 0].transpose(1, 2),
+        held[None, : position + 1, 1].transpose(1, 2),
+        enable_gqa=True,
+    )
+    return out.flatten(), held

@@ -1,0 +1,128 @@
+"""The loop of our own computes what re-entry computes, stops as it does, and says which models it does not serve."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from djinn.model.drive import drive
+from djinn.model.executor import Executor, Finished, Stopped
+from djinn.model.fused import why_not
+from djinn.model.loop import Loop
+from djinn.model.probe_loop import differs
+from djinn.model.slabs import SlabCache
+
+DEPTH, HEADS, HEAD_DIM, TOKENS, ROOM = 8, 4, 16, 40, 64
+SMALL = {
+    "vocab_size": 97,
+    "hidden_size": HEADS * HEAD_DIM,
+    "intermediate_size": 96,
+    "num_hidden_layers": DEPTH,
+    "num_attention_heads": HEADS,
+}
+IDS = torch.randint(3, 97, (1, TOKENS), generator=torch.Generator().manual_seed(1))
+
+
+def model(family: str = "llama", **more: object) -> PreTrainedModel:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **(SMALL | {"num_key_value_heads": HEADS} | more))
+    return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+
+
+def build(dtype: torch.dtype = torch.float32, **more: object) -> Executor:
+    return Executor(model(**more).to(dtype))
+
+
+def fresh(executor: Executor) -> SlabCache:
+    heads = executor.model.config.num_key_value_heads
+    cache = SlabCache(DEPTH)
+    cache.bind(torch.full((DEPTH, ROOM, 2, heads, HEAD_DIM), float("nan"), dtype=executor.model.dtype))
+    return cache
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_one_session_on_a_cpu_has_the_bits_of_re_entry(dtype, kv_heads):
+    executor = build(dtype, num_key_value_heads=kv_heads)
+    before = executor.run(fresh(executor), IDS, 0, all_logits=True)
+    loop = Loop(executor, rows=4, max_tokens=ROOM)
+    theirs, ours = fresh(executor), fresh(executor)
+    expected = executor.run(theirs, IDS, 0, all_logits=True)
+    found = loop.run(ours, IDS, 0, all_logits=True)
+    assert torch.equal(before.logits, expected.logits), "joining the projections changed the model"
+    assert torch.equal(found.logits, expected.logits)
+    for mine, other in zip(ours.layers, theirs.layers, strict=True):
+        assert torch.equal(mine.slab[:TOKENS], other.slab[:TOKENS])
+    assert ours.lengths == theirs.lengths == [TOKENS] * DEPTH
+    assert differs(loop) is None
+
+
+@pytest.mark.parametrize("layer", range(1, DEPTH + 1))
+def test_a_stop_behind_any_layer_goes_on_to_the_bit_and_nothing_above_has_run(layer):
+    loop = Loop(build(), rows=4, max_tokens=ROOM)
+    whole = loop.run(fresh(loop.reentry), IDS, 0)
+    cache = fresh(loop.reentry)
+    stopped = loop.run(cache, IDS, 0, stop=layer)
+    assert isinstance(stopped, Stopped)
+    assert stopped.layer == layer
+    assert cache.lengths == [TOKENS] * layer + [0] * (DEPTH - layer)
+    assert all(bool(one.slab.isnan().all()) for one in cache.layers[layer:])
+    kept = stopped.hidden.clone()
+    first: list[int] = []
+    rest = loop.run(cache, IDS, 0, start=layer, hidden=stopped.hidden, on_first=lambda: first.append(layer))
+    assert isinstance(rest, Finished)
+    assert torch.equal(rest.logits, whole.logits)
+    assert torch.equal(stopped.hidden, kept), "the kept state was written to"
+    assert first == [layer]
+
+
+def test_taps_see_what_a_stop_gives():
+    loop, seen = Loop(build(), rows=4, max_tokens=ROOM), {}
+    loop.run(fresh(loop.reentry), IDS, 0, taps={3: lambda hidden: seen.update({3: hidden.clone()})})
+    assert torch.equal(seen[3], loop.run(fresh(loop.reentry), IDS, 0, stop=3).hidden)
+
+
+def test_a_further_turn_goes_through_re_entry():
+    """Both loops must leave the same KV for that."""
+    executor = build()
+    loop, more = Loop(executor, rows=4, max_tokens=ROOM), IDS[:, :7]
+    ours, theirs = fresh(executor), fresh(executor)
+    loop.run(ours, IDS, 0)
+    executor.run(theirs, IDS, 0)
+    assert torch.equal(loop.run(ours, more, TOKENS).logits, executor.run(theirs, more, TOKENS).logits)
+
+
+@pytest.mark.parametrize(
+    ("family", "more", "said"),
+    [
+        ("qwen3", {}, "qwen3 is not of the Llama type"),
+        ("llama", {"hidden_act": "gelu"}, "its activation is gelu"),
+        ("llama", {"attention_bias": True}, "have biases"),
+        ("mistral", {"sliding_window": 16}, "sliding window of 16"),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "dynamic"),
+        ("llama", {"head_dim": 24}, "24 wide"),
+    ],
+)
+def test_what_it_does_not_serve_it_names(family, more, said):
+    assert said in why_not(model(family, **more), ROOM)
+
+
+@pytest.mark.parametrize(("family", "more"), [("llama", {}), ("mistral", {"sliding_window": ROOM})])
+def test_what_it_serves(family, more):
+    assert why_not(model(family, **more), ROOM) is None
+
+
+def test_a_difference_is_found_and_named():
+    loop = Loop(build(), rows=4, max_tokens=ROOM)
+    loop.layers[5].down.add_(0)  # nothing
+    assert differs(loop) is None
+    object.__setattr__(loop.layers[5], "down", loop.layers[5].down * 1.01)
+    assert "layer 6 in prefill" in differs(loop)
+
+
+@pytest.mark.parametrize(("without", "shared"), [((), 4), (("batching",), 1)])
+def test_a_cpu_is_driven_by_re_entry(without, shared):
+    driven, rows = drive(model(), 4, ROOM, frozenset(without))
+    assert isinstance(driven, Executor)
+    assert rows == shared
