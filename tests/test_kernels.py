@@ -1,6 +1,6 @@
 """Decode attention over scattered slabs against the plain form: on a card, or on a CPU by Triton's interpreter.
 
-    TRITON_INTERPRET=1 make test ARGS=tests/test_kernels.py    # where Triton is installed beside a torch without CUDA
+TRITON_INTERPRET=1 make test ARGS=tests/test_kernels.py    # where Triton is installed beside a torch without CUDA
 """
 
 from __future__ import annotations

@@ -139,12 +139,17 @@ def host_need(book: Ledger, body: Body) -> int:
 def begin_evict(book: Ledger, residence: Residence) -> Transfer | None:
     """Copy what the host does not hold yet and free the device when that is done; None if the host has no room."""
     body = residence.body
-    if host_need(book, body) > book.host.free_bytes:
+    dirty = body.dirty_bytes > 0
+    if dirty and host_need(book, body) > book.host.free_bytes:
         return None
     for sharer in body.sharers:
         _leave_stop(sharer)
         sharer.machine.move(State.EVICTING)
-    moves = [(key, _mirror(book, part, part.live)) for key, part in body.items() if part.live > part.issued]
+    moves = (
+        [(key, _mirror(book, part, part.live)) for key, part in body.items() if part.live > part.issued]
+        if dirty
+        else []
+    )
     body.moving = "out"
     body.pins += 1
     upto = {key: part.live for key, part in body.items()}

@@ -49,15 +49,16 @@ def _make_room(book: Ledger, request: Request, ahead: int) -> Step | None:
         return Refuse(request, OutOfMemory(error))
     if not body.here and body.live_bytes and _bytes(book, "in") >= ahead:
         return None
-    missing = book.missing(request).values()
+    parts = book.missing(request).values()
+    missing = sum(map(book.device.rounded, parts))
     if not body.disk_bytes:
-        if placed := moves.begin_place(book, request):
+        may_fit = missing <= book.device.free_bytes or body.here  # it may grow where it is
+        if may_fit and (placed := moves.begin_place(book, request)):
             return Move(placed, residence, request)
-    elif book.device.fits(*missing):  # room up there first: fetched too early it would stand in the way of who must go
+    elif book.device.fits(*parts):  # room up there first: fetched too early it would stand in the way of who must go
         if fetched := spills.begin_fetch(book, residence):
             return Fetch(fetched)
         return _host_room(book, request) or _wait_or_refuse(book, request, total)
-    missing = sum(map(book.device.rounded, missing))
     if book.device.free_bytes >= missing and (compacted := _compact(book)):
         return compacted
     coming = _bytes(book, "out")
