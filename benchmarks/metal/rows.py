@@ -1,0 +1,265 @@
+"""The rows of the table: what each number is made of, the floor beside it, the target. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.metal.samples import Run
+
+Number = Callable[[Run], float]
+
+
+@dataclass(frozen=True)
+class Row:
+    id: str
+    what: str
+    unit: str
+    op: str  # <= >= == or "" (reported only)
+    target: float | None
+    value: Number
+    floor: Number | None = None  # in `floor_unit`: what the same run measured, or a bound of arithmetic
+    floor_unit: str = "ms"
+    samples: str = ""  # the name whose p95 and p99 are shown
+
+    def holds(self, value: float) -> bool | None:
+        return {
+            "<=": lambda: value <= self.target,
+            ">=": lambda: value >= self.target,
+            "==": lambda: value == self.target,
+        }.get(self.op, lambda: None)()
+
+
+def rows(settings: dict[str, Any]) -> list[Row]:
+    """For the layers and sizes of these settings (a raw file's)."""
+    return [*_resume(settings), *_decode_park(settings), *_oversub(settings), *_engine(settings), *_client()]
+
+
+def median(name: str) -> Number:
+    return lambda run: run.median(name)
+
+
+def p99(name: str) -> Number:
+    return lambda run: run.percentile(name, 99)
+
+
+def over(a: str, b: str) -> Number:
+    return lambda run: run.over(a, b)
+
+
+def medians(a: str, b: str) -> Number:
+    """Of samples that were not taken in turn."""
+    return lambda run: run.median(a) / run.median(b)
+
+
+def peak(run: Run) -> float:
+    """GB/s of the best pinned copy to the device in the same run."""
+    return max(run.median("ceiling.copy.back"), run.median("ceiling.copy.back.queued"))
+
+
+def copy_ms(name: str) -> Number:
+    """The least that the bytes of these samples take."""
+    return lambda run: run.about(name, "bytes") / peak(run) / 1e6
+
+
+def _resume(s: dict[str, Any]) -> Iterator[Row]:
+    layers, depth, tokens = s["layers"], max(s["layers"]), s["tokens"]
+    for layer in layers:
+        ready = f"resume.ready@{layer}"
+        what = f"cold, arena full, {tokens} tokens, prefill pause: accepted → ready"
+        yield Row(ready, what, "ms", "<=", 0.6, median(ready), samples=ready)
+        yield Row(f"{ready}.p99", what, "ms", "<=", 2, p99(ready))
+    flat = [f"resume.ready@{layer}" for layer in layers]
+    yield Row(
+        *("resume.ready.flat", "the largest of these medians ÷ the smallest", "×", "<=", 1.25),
+        lambda run: max(map(run.median, flat)) / min(map(run.median, flat)),
+    )
+    for layer in layers:
+        name = f"resume.ready.loaded@{layer}"
+        yield Row(name, "the same while others prefill and decode", "ms", "<=", 2, median(name), samples=name)
+        yield Row(f"{name}.p99", "the same while others prefill and decode", "ms", "<=", 5, p99(name))
+    for layer in [layer for layer in layers if 1 < layer < depth]:
+        ours, own, plain = f"resume.logits_ms@{layer}", f"own.compute_ms@{layer}", f"compute.logits_ms@{layer}"
+        what = "accepted → logits ÷ what is left of the pass with nothing to restore, the server's own layers"
+        yield Row(f"resume.logits@{layer}", what, "×", "<=", 1.05, over(ours, own), median(own), samples=ours)
+        what = "the same ÷ what is left on plain transformers layers"
+        yield Row(f"resume.logits@{layer}.plain", what, "×", "", None, over(ours, plain), median(plain))
+    targets = {20: (1.2, 1.9), 30: (1.75, 3.6)}
+    for layer in [layer for layer in layers if 1 < layer < depth]:
+        manual, recompute = targets.get(layer, (None, None))
+        ours = f"resume.logits_ms@{layer}"
+        name = f"resume.logits.vs_manual@{layer}"
+        restored = f"manual.ready_ms@{layer}"
+        yield _held(name, "full manual offload, pinned ÷ Djinn", manual, over(f"manual.logits_ms@{layer}", ours))
+        yield _held(
+            *(f"{name}.fast", "the same with Djinn's own layers above its copy ÷ Djinn", None),
+            lambda run, ours=ours, restored=restored, layer=layer: (
+                (run.median(restored) + run.median(f"own.compute_ms@{layer}")) / run.median(ours)
+            ),
+        )
+        name = f"resume.logits.vs_recompute@{layer}"
+        yield _held(name, "recompute ÷ Djinn", recompute, over(f"recompute.logits_ms@{layer}", ours))
+        what = "recompute with Djinn's own layers ÷ Djinn"
+        yield _held(f"{name}.fast", what, None, over(f"own.prefill_ms@{layer}", ours))
+        name, ready = f"resume.ready.vs_recompute@{layer}", f"resume.ready@{layer}"
+        target = 90 if layer == 20 else None
+        yield _held(name, "recompute to the pause ÷ ready", target, over(f"recompute.ready_ms@{layer}", ready))
+    for layer in [layer for layer in layers if layer >= 10 or depth < 10]:
+        resident = f"resume.resident_ms@{layer}"
+        yield Row(
+            *(f"resume.resident@{layer}", "bytes ÷ (accepted → resident) ÷ pinned copy peak", "×", ">=", 0.95),
+            lambda run, name=resident: copy_ms(name)(run) / run.median(name),
+            copy_ms(resident),
+            samples=resident,
+        )
+
+
+def _held(name: str, what: str, target: float | None, value: Number) -> Row:
+    return Row(name, what, "×", ">=" if target else "", target, value)
+
+
+def _decode_park(s: dict[str, Any]) -> Iterator[Row]:
+    for tokens in sorted({s["session_tokens"], s["tokens"]}):
+        name = f"decode_park.next_ms@{tokens}"
+
+        def floor(run: Run, name: str = name, tokens: int = tokens) -> float:
+            return max(copy_ms(name)(run), run.median(f"decode_park.step_ms@{tokens}"))
+
+        yield Row(
+            *(
+                f"decode_park.next_token@{tokens}",
+                "all layers cold → next token ÷ max(copy, decode step)",
+                "×",
+                "<=",
+                1.10,
+            ),
+            lambda run, name=name, floor=floor: run.median(name) / floor(run),
+            floor,
+            samples=name,
+        )
+    tokens = s["session_tokens"]
+    yield Row(
+        *(
+            "decode_park.vs_vllm",
+            f"vLLM with a session that it dropped, {tokens} tokens ÷ Djinn's client",
+            "×",
+            ">=",
+            2.2,
+        ),
+        medians("vllm.dropped_ms", f"decode_park.client_ms@{tokens}"),
+        median("vllm.dropped_ms"),
+    )
+
+
+def _oversub(s: dict[str, Any]) -> Iterator[Row]:
+    for sessions, tokens in s["oversub"]:
+        name = f"oversub.n{sessions}_{tokens}"
+        what = f"{sessions} × {tokens} on {s['budget'] / 1e9:g} GB: sessions bit-equal to themselves alone"
+        yield Row(
+            *(name, what, "sessions", "==", sessions),
+            lambda run, name=name: run.fact(f"{name}.bit_equal")["equal"],
+            median(f"{name}.total"),
+            "s",
+            f"{name}.total",
+        )
+    ours = "oversub.n{}_{}.total"
+    for (sessions, tokens), row, target in zip(
+        [one for one in s["oversub"] if one[1] == s["session_tokens"]],
+        ("oversub.total", "oversub.total_n100"),
+        (1.2, 1.25),
+        strict=False,
+    ):
+        theirs = f"vllm.total_s@{sessions}"
+        what = f"{sessions} × {tokens} + {s['new_tokens']}, paused and paged ÷ vLLM, which cannot pause"
+        yield Row(row, what, "×", "<=", target, medians(ours.format(sessions, tokens), theirs), median(theirs), "s")
+    total = ours.format(s["oversub"][0][0], s["session_tokens"])
+    for name, rival, target in (
+        ("oversub.vs_handswap@pageable", "handswap.total_s@pageable", 18),
+        ("oversub.vs_handswap@pinned", "handswap.total_s@pinned", 8),
+        ("oversub.vs_handswap@pinned.batched", "handswap.total_s@pinned.batched", None),
+        ("oversub.vs_hf_cb@tuned", "hf_cb.total_s@tuned", 1),
+        ("oversub.vs_hf_cb@shipped", "hf_cb.total_s@shipped", 4),
+    ):
+        yield Row(
+            name, "÷ Djinn's total", "×", ">=" if target else "", target, medians(rival, total), median(rival), "s"
+        )
+    what = "deterministic ÷ free, on the first workload"
+    yield Row("deterministic.cost", what, "×", "<=", 1.05, over("deterministic.on_s", "deterministic.off_s"))
+
+
+def _engine(s: dict[str, Any]) -> Iterator[Row]:
+    tokens, batch = s["session_tokens"], s["batch"]
+    what = f"sessions of {tokens} + {s['new_tokens']} tokens with all their KV on the whole card"
+    yield Row("arena.sessions", what, "sessions", ">=", 42, median("arena.sessions"))
+    yield Row(
+        "checkpoint.dispatch",
+        "a prefill with a checkpoint at every layer less one without, ÷ their number; an upper bound "
+        "of the compute thread's time",
+        "ms",
+        "<=",
+        0.1,
+        median("checkpoint.dispatch_ms"),
+        samples="checkpoint.dispatch_ms",
+    )
+    for kind, target in (("prefill", 1.01), ("decode", 1.03)):
+        name = f"checkpoint.{kind}"
+        yield Row(
+            *(
+                f"checkpoint.interference@{kind}",
+                "others while copies drain ÷ alone, upper 95 % bound",
+                "×",
+                "<=",
+                target,
+            ),
+            lambda run, name=name: run.bound(f"{name}.busy_ms", f"{name}.alone_ms")["high"],
+            median(f"{name}.alone_ms"),
+        )
+    for name, pair, target in (
+        (f"executor.prefill@{tokens}", (f"executor.prefill_ms@{tokens}", f"executor.plain_ms@{tokens}"), 0.80),
+        (
+            f"executor.prefill@{s['tokens']}",
+            (f"executor.prefill_ms@{s['tokens']}", f"executor.plain_ms@{s['tokens']}"),
+            None,
+        ),
+        ("executor.generic", ("executor.generic_ms", "executor.generic_plain_ms"), 1.02),
+    ):
+        gemms = median(f"ceiling.gemms@{name.partition('@')[2] or tokens}")
+        what = "÷ plain transformers forward with a fresh DynamicCache"
+        yield Row(name, what, "×", "<=" if target else "", target, over(*pair), gemms, samples=pair[0])
+
+    def read(run: Run, count: int) -> float:
+        """ms to read the weights and that many sessions once."""
+        return (s["weights_bytes"] + count * tokens * s["kv_bytes_per_token"]) / run.median("ceiling.memory") / 1e6
+
+    yield Row(
+        *("decode.single", f"one session at {tokens}: a token", "ms", "<=", 13.5, median("decode.step_ms@1")),
+        lambda run: read(run, 1),
+        samples="decode.step_ms@1",
+    )
+    yield Row(
+        *(
+            f"decode.batch{batch}",
+            f"{batch} sessions at {tokens}",
+            "tokens/s",
+            ">=",
+            1000,
+            median(f"decode.tokens_s@{batch}"),
+        ),
+        lambda run: batch / read(run, batch) * 1e3,
+        "tokens/s",
+        samples=f"decode.tokens_s@{batch}",
+    )
+
+
+def _client() -> Iterator[Row]:
+    for kind in ("idle", "busy"):
+        name = f"client.dispatch@{kind}"
+        yield Row(name, "call → accepted, loopback", "ms", "<=", 1, median(name), samples=name)
+    yield Row("client.dispatch@busy.p99", "call → accepted, loopback", "ms", "<=", 10, p99("client.dispatch@busy"))
+    what = "a prefill pause's activation to the client, in its own bytes"
+    yield Row("client.activation", what, "GB/s", ">=", 1.5, median("client.activation"), samples="client.activation")
+    what = "process start → accepts"
+    yield Row("server.accepts", what, "s", "<=", 2, median("server.accepts"), samples="server.accepts")
+    what = "process start → first pause answered, pinning behind"
+    yield Row("server.first_pause", what, "s", "", None, median("server.first_pause"), samples="server.first_pause")
