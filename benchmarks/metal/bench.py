@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import numpy as np
+import torch
 
 import djinn
 from benchmarks.metal.local import Local
@@ -105,12 +106,10 @@ class Bench:
         return self._local
 
     def drop_local(self) -> None:
-        if self._local is not None:
-            self._local = None
-            gc.collect()
-            import torch
-
-            torch.cuda.empty_cache()
+        """Give back what this process holds of the card."""
+        self._local = None
+        gc.collect()
+        torch.cuda.empty_cache()
 
     # -- prompts -----------------------------------------------------------------------------------------------------
 
