@@ -7,7 +7,7 @@ import torch
 import djinn
 from benchmarks.metal.bench import Bench
 from benchmarks.metal.report import Report, say
-from djinn.errors import BudgetTooSmall, ServerGone
+from djinn.errors import BudgetTooSmall, OutOfMemory, ServerGone
 
 STEP = 2**29  # bytes given up after a start that failed
 TRIES = 4
@@ -19,7 +19,7 @@ def measure(bench: Bench, report: Report) -> None:
     for reserve in (s.card_reserve + number * STEP for number in range(TRIES)):
         try:
             client = bench.full(
-                device_budget=total - reserve, host_budget=2 * s.shape.kv_bytes(s.session_tokens + s.new_tokens)
+                device_budget=total - reserve, host_budget=4 * s.shape.kv_bytes(s.session_tokens + s.new_tokens)
             )
             break
         except (BudgetTooSmall, ServerGone) as error:
@@ -35,7 +35,10 @@ def fill(bench: Bench, report: Report, client: djinn.Client, budget: int) -> Non
     s = bench.setting
     prompts, held = bench.prompts(200, s.session_tokens), 0
     for prompt in prompts:
-        client.open().prefill(prompt, max_new_tokens=s.new_tokens, logits="none")
+        try:
+            client.open().prefill(prompt, max_new_tokens=s.new_tokens, logits="none")
+        except OutOfMemory:  # the small host pool behind it is full of copies already
+            break
         lives = client.stats()["bytes"]
         if lives["host_bytes"] or lives["disk_bytes"]:
             break

@@ -11,6 +11,8 @@ import numpy as np
 
 from evaluation.summary import paired
 
+FOR_P99 = 200  # samples, below which no p99 is told
+
 
 class Missing(KeyError):
     """These raw files do not have what a row is made of."""

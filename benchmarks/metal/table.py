@@ -19,7 +19,7 @@ import numpy as np
 import yaml
 
 from benchmarks.metal.rows import Row, rows
-from benchmarks.metal.samples import Missing, Run, read
+from benchmarks.metal.samples import FOR_P99, Missing, Run, read
 
 PREDICTIONS = Path(__file__).with_name("predictions.yaml")
 MARKS = ("<!-- metal:begin -->", "<!-- metal:end -->")
@@ -30,7 +30,8 @@ class Line:
     row: Row
     values: tuple[float, ...]  # one a run
     floor: float | None
-    tails: tuple[float, float] | None  # p95, p99 of all runs' samples; p99 is nan below 200 of them
+    tails: tuple[float, float] | None  # p95, p99 of all runs' samples; p99 is nan when these are too few
+    n: int  # of these samples
 
     @property
     def value(self) -> float:
@@ -62,9 +63,9 @@ def line(row: Row, runs: list[Run]) -> Line | None:
         return None
     tails = None
     if samples:
-        high = 99 if len(samples) >= 200 else None
-        tails = (float(np.percentile(samples, 95)), float(np.percentile(samples, high)) if high else float("nan"))
-    return Line(row, tuple(values), float(np.median(floors)) if floors else None, tails)
+        p99 = float(np.percentile(samples, 99)) if len(samples) >= FOR_P99 else float("nan")
+        tails = (float(np.percentile(samples, 95)), p99)
+    return Line(row, tuple(values), float(np.median(floors)) if floors else None, tails, len(samples))
 
 
 def figure(number: float) -> str:
@@ -84,12 +85,12 @@ def cells(one: Line, predictions: dict[str, Any]) -> list[str]:
         str(predictions.get(row.id, "")),
         f"{sign} {row.target:g}" if sign else "",
         f"{figure(one.value)} {row.unit}{spread}",
-        tails,
+        tails + (f" (n = {one.n})" if one.n else ""),
         one.verdict,
     ]
 
 
-HEAD = ["id", "floor, same run", "predicted", "target", "measured: median (runs)", "p95 / p99", ""]
+HEAD = ["id", "floor or rival, same runs", "predicted", "target", "measured: median (runs)", "p95 / p99", ""]
 
 
 def missing(settings: dict[str, Any], runs: list[Run]) -> list[str]:
