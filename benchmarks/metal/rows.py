@@ -2,71 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.metal.samples import FOR_P99, Missing, Run
+from benchmarks.metal.row import Row, copy_ms, in_ms, median, medians, over, p99, reported_or_held
+from benchmarks.metal.samples import Run
 
-Number = Callable[[Run], float]
 DECODE_ROWS = 32  # sessions decoded in one pass on a card
-
-
-@dataclass(frozen=True)
-class Row:
-    id: str
-    what: str
-    unit: str
-    op: str  # <= >= == or "" (reported only)
-    target: float | None
-    value: Number
-    floor: Number | None = None  # in `floor_unit`: what the same run measured, or a bound of arithmetic
-    floor_unit: str = "ms"
-    samples: str = ""  # the name whose p95 and p99 are shown
-
-    def holds(self, value: float) -> bool | None:
-        return {
-            "<=": lambda: value <= self.target,
-            ">=": lambda: value >= self.target,
-            "==": lambda: value == self.target,
-        }.get(self.op, lambda: None)()
 
 
 def rows(settings: dict[str, Any]) -> list[Row]:
     """For the layers and sizes of these settings (a raw file's)."""
     return [*_resume(settings), *_decode_park(settings), *_oversub(settings), *_engine(settings), *_client()]
-
-
-def median(name: str) -> Number:
-    return lambda run: run.median(name)
-
-
-def p99(name: str) -> Number:
-    def value(run: Run) -> float:
-        if len(run.values(name)) < FOR_P99:
-            raise Missing(name)
-        return run.percentile(name, 99)
-
-    return value
-
-
-def over(a: str, b: str) -> Number:
-    return lambda run: run.over(a, b)
-
-
-def medians(a: str, b: str) -> Number:
-    """Of samples that were not taken in turn."""
-    return lambda run: run.median(a) / run.median(b)
-
-
-def peak(run: Run) -> float:
-    """GB/s of the best pinned copy to the device in the same run."""
-    return max(run.median("ceiling.copy.back"), run.median("ceiling.copy.back.queued"))
-
-
-def copy_ms(name: str) -> Number:
-    """The least that the bytes of these samples take."""
-    return lambda run: run.about(name, "bytes") / peak(run) / 1e6
 
 
 def _resume(s: dict[str, Any]) -> Iterator[Row]:
@@ -89,7 +36,7 @@ def _resume(s: dict[str, Any]) -> Iterator[Row]:
         ours, own, plain = f"resume.logits_ms@{layer}", f"own.compute_ms@{layer}", f"compute.logits_ms@{layer}"
         what = "accepted → logits ÷ what is left of the pass with nothing to restore, the server's own layers"
         yield Row(f"resume.logits@{layer}", what, "×", "<=", 1.05, over(ours, own), median(own))
-        yield _ms(ours, "accepted → logits", median(own))
+        yield in_ms(ours, "accepted → logits", median(own))
         what = "the same ÷ what is left on plain transformers layers"
         yield Row(f"resume.logits@{layer}.plain", what, "×", "", None, over(ours, plain), median(plain))
     targets = {20: (1.2, 1.9), 30: (1.75, 3.6)}
@@ -98,20 +45,24 @@ def _resume(s: dict[str, Any]) -> Iterator[Row]:
         ours = f"resume.logits_ms@{layer}"
         name = f"resume.logits.vs_manual@{layer}"
         restored = f"manual.ready_ms@{layer}"
-        yield _held(name, "full manual offload, pinned ÷ Djinn", manual, over(f"manual.logits_ms@{layer}", ours))
-        yield _held(
+        yield reported_or_held(
+            name, "full manual offload, pinned ÷ Djinn", manual, over(f"manual.logits_ms@{layer}", ours)
+        )
+        yield reported_or_held(
             *(f"{name}.fast", "the same with Djinn's own layers above its copy ÷ Djinn", None),
             lambda run, ours=ours, restored=restored, layer=layer: (
                 (run.median(restored) + run.median(f"own.compute_ms@{layer}")) / run.median(ours)
             ),
         )
         name = f"resume.logits.vs_recompute@{layer}"
-        yield _held(name, "recompute ÷ Djinn", recompute, over(f"recompute.logits_ms@{layer}", ours))
+        yield reported_or_held(name, "recompute ÷ Djinn", recompute, over(f"recompute.logits_ms@{layer}", ours))
         what = "recompute with Djinn's own layers ÷ Djinn"
-        yield _held(f"{name}.fast", what, None, over(f"own.prefill_ms@{layer}", ours))
+        yield reported_or_held(f"{name}.fast", what, None, over(f"own.prefill_ms@{layer}", ours))
         name, ready = f"resume.ready.vs_recompute@{layer}", f"resume.ready@{layer}"
         target = 90 if layer == 20 else None
-        yield _held(name, "recompute to the pause ÷ ready", target, over(f"recompute.ready_ms@{layer}", ready))
+        yield reported_or_held(
+            name, "recompute to the pause ÷ ready", target, over(f"recompute.ready_ms@{layer}", ready)
+        )
     for layer in [layer for layer in layers if layer >= 10 or depth < 10]:
         resident = f"resume.resident_ms@{layer}"
         yield Row(
@@ -119,15 +70,7 @@ def _resume(s: dict[str, Any]) -> Iterator[Row]:
             lambda run, name=resident: copy_ms(name)(run) / run.median(name),
             copy_ms(resident),
         )
-        yield _ms(resident, "accepted → resident", copy_ms(resident))
-
-
-def _ms(name: str, what: str, floor: Number) -> Row:
-    return Row(name, what, "ms", "", None, median(name), floor, samples=name)
-
-
-def _held(name: str, what: str, target: float | None, value: Number) -> Row:
-    return Row(name, what, "×", ">=" if target else "", target, value)
+        yield in_ms(resident, "accepted → resident", copy_ms(resident))
 
 
 def _decode_park(s: dict[str, Any]) -> Iterator[Row]:
@@ -148,7 +91,7 @@ def _decode_park(s: dict[str, Any]) -> Iterator[Row]:
             lambda run, name=name, floor=floor: run.median(name) / floor(run),
             floor,
         )
-        yield _ms(name, "accepted → the next token's logits", floor)
+        yield in_ms(name, "accepted → the next token's logits", floor)
     tokens = s["session_tokens"]
     yield Row(
         *(
@@ -244,7 +187,7 @@ def _engine(s: dict[str, Any]) -> Iterator[Row]:
         gemms = median(f"ceiling.gemms@{name.partition('@')[2] or tokens}")
         what = "÷ plain transformers forward with a fresh DynamicCache"
         yield Row(name, what, "×", "<=" if target else "", target, over(*pair), gemms)
-        yield _ms(pair[0], "accepted → logits", gemms)
+        yield in_ms(pair[0], "accepted → logits", gemms)
 
     def read(run: Run, count: int) -> float:
         """ms to read the weights and that many sessions once."""

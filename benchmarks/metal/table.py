@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.metal.rows import Row, rows
+from benchmarks.metal.row import Row
+from benchmarks.metal.rows import rows
 from benchmarks.metal.samples import FOR_P99, Missing, Run, read
 
 PREDICTIONS = Path(__file__).with_name("predictions.yaml")
@@ -81,6 +82,7 @@ def cells(one: Line, predictions: dict[str, Any]) -> list[str]:
     sign = {"<=": "≤", ">=": "≥", "==": "="}.get(row.op, "")
     return [
         row.id,
+        row.what,
         f"{figure(one.floor)} {row.floor_unit}" if one.floor is not None else "",
         str(predictions.get(row.id, "")),
         f"{sign} {row.target:g}" if sign else "",
@@ -90,7 +92,7 @@ def cells(one: Line, predictions: dict[str, Any]) -> list[str]:
     ]
 
 
-HEAD = ["id", "floor or rival, same runs", "predicted", "target", "measured: median (runs)", "p95 / p99", ""]
+HEAD = ["id", "what", "floor or rival, same runs", "predicted", "target", "measured: median (runs)", "p95 / p99", ""]
 
 
 def missing(settings: dict[str, Any], runs: list[Run]) -> list[str]:
@@ -102,6 +104,8 @@ def lines(runs: list[Run]) -> list[Line]:
 
 
 def text(table: list[list[str]]) -> str:
+    """For a terminal: without what each row is."""
+    table = [[row[0], *row[2:]] for row in table]
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
