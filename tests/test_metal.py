@@ -93,7 +93,7 @@ def test_what_is_missing_is_said(tmp_path):
 def test_the_markdown_keeps_what_people_wrote_around_it(tmp_path, monkeypatch):
     raw(tmp_path / "1", "resume", {"resume.ready@20": [0.5] * 30})
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{table.MARKS[0]}\nold\n{table.MARKS[1]}\nafter\n")
+    page.write_text(f"before\n{table.MARKS[0]}\nstale\n{table.MARKS[1]}\nafter\n")
     monkeypatch.setattr(sys, "argv", ["table", "--markdown", str(page), str(tmp_path / "1")])
     table.main()
     text = page.read_text()
@@ -101,7 +101,7 @@ def test_the_markdown_keeps_what_people_wrote_around_it(tmp_path, monkeypatch):
         text.startswith("before\n")
         and text.endswith("\nafter\n")
         and "| resume.ready@20 |" in text
-        and "old" not in text
+        and "stale" not in text
     )
 
 

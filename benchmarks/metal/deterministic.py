@@ -5,6 +5,7 @@ from __future__ import annotations
 from benchmarks.metal.bench import Bench
 from benchmarks.metal.oversub import alone, one_round
 from benchmarks.metal.report import Report
+from djinn.sizes import UNIT_TOKENS
 
 TURNS = 2
 
@@ -13,7 +14,8 @@ def measure(bench: Bench, report: Report) -> None:
     s = bench.setting
     sessions, tokens = s.oversub[0]
     prompts = bench.prompts(sessions, tokens)
-    demand = s.weights_bytes + sessions * s.shape.kv_bytes(tokens + s.new_tokens + 1)
+    longest = tokens + s.new_tokens + 2 * UNIT_TOKENS  # with what is lost to whole units
+    demand = s.weights_bytes + sessions * s.shape.kv_bytes(longest)
     host = demand - s.budget + s.budget // 8  # no more than this workload needs: pinning it costs the start
     totals: dict[bool, list[float]] = {True: [], False: []}
 
