@@ -13,9 +13,10 @@ BATCH = 8  # what the batched one decodes together
 
 def measure(bench: Bench, report: Report) -> None:
     alone_on_the_card(bench)
+    batch = min(BATCH, bench.setting.oversub[0][0] // 4)
     ways = {
         "pinned": ("handswap_pinned", {"batch": 1}, bench.setting.rounds),
-        "pinned.batched": ("handswap_pinned", {"batch": BATCH}, bench.setting.rounds),
+        "pinned.batched": ("handswap_pinned", {"batch": batch}, bench.setting.rounds),
         "pageable": ("handswap_pageable", {"batch": 1}, 1),  # minutes
     }
     for name, (module, setting, rounds) in ways.items():
