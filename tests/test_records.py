@@ -8,7 +8,18 @@ import subprocess
 import pytest
 
 from evaluation.combine import ENVELOPE
-from evaluation.records import Stopwatch, commit_of, device_facts, read_raw, write_json, write_raw
+from evaluation.records import (
+    COPIED_FROM,
+    ROOT,
+    Stopwatch,
+    commit_of,
+    device_facts,
+    read_raw,
+    sources_digest,
+    to_copy,
+    write_json,
+    write_raw,
+)
 
 CAMPAIGN = {"id": "20000101-abc", "scale": "smoke"}
 
@@ -82,3 +93,30 @@ def test_the_commit_and_whether_it_was_changed(tmp_path, monkeypatch):
     assert commit_of(tmp_path) == (commit, True)
     (tmp_path / "inside").mkdir()
     assert commit_of(tmp_path / "inside") == ("unknown", False)  # a copy inside somebody else's checkout
+
+
+def copied(tmp_path, dirty=False):
+    """A tree without git, as it came from a checkout: one source and the file that the bundle puts beside it."""
+    (tmp_path / "djinn").mkdir()
+    (tmp_path / "djinn" / "one.py").write_text("x = 1\n")
+    said = {"commit": "c" * 40, "dirty": dirty, "sources": sources_digest(tmp_path)}
+    (tmp_path / COPIED_FROM).parent.mkdir()
+    write_json(tmp_path / COPIED_FROM, said)
+    return tmp_path
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+def test_a_copied_tree_names_the_commit_that_was_copied(tmp_path, monkeypatch, dirty):
+    monkeypatch.delenv("DJINN_COMMIT", raising=False)
+    assert commit_of(copied(tmp_path, dirty)) == ("c" * 40, dirty)
+
+
+def test_a_copied_tree_that_was_changed_is_no_longer_that_commit(tmp_path, monkeypatch):
+    monkeypatch.delenv("DJINN_COMMIT", raising=False)
+    root = copied(tmp_path)
+    (root / "djinn" / "one.py").write_text("x = 2\n")
+    assert commit_of(root) == ("c" * 40, True)
+
+
+def test_what_is_written_for_a_copy_is_what_this_checkout_says():
+    assert (to_copy(ROOT)["commit"], to_copy(ROOT)["dirty"]) == commit_of(ROOT)

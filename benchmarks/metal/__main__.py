@@ -12,7 +12,6 @@ from pathlib import Path
 from benchmarks.metal.bench import Bench
 from benchmarks.metal.report import BEGAN, Report, say
 from benchmarks.metal.setting import SCALES, read_variant
-from evaluation.lifeline import die_with_parent
 
 # In this order: those that share a server lie together.
 GROUPS = (
@@ -71,5 +70,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    die_with_parent()
     sys.exit(main())

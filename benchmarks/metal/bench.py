@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import numpy as np
+import torch
 
 import djinn
 from benchmarks.metal.local import Local
@@ -53,13 +54,13 @@ class Bench:
         budget = budget_for(facts, s.in_arena, s.tokens, longest)
         return self.client(device_budget=budget, host_budget=room, max_tokens=longest + MARGIN_TOKENS)
 
-    def full(self, **options: Any) -> djinn.Client:
+    def full(self, wait_for_pool: bool = True, **options: Any) -> djinn.Client:
         """A server with the budget of the paper setting; the plain model makes room for it."""
         self.drop_local()
         given = {"device_budget": self.setting.budget, "host_budget": self.setting.full_host} | options
-        return self.client(**given)
+        return self.client(wait_for_pool, **given)
 
-    def client(self, **options: Any) -> djinn.Client:
+    def client(self, wait_for_pool: bool = True, **options: Any) -> djinn.Client:
         """A client of the server with these options: the one that runs, or a new one in its place."""
         s = self.setting
         longest = max(s.tokens, s.session_tokens, *(tokens for _, tokens in s.oversub)) + MARGIN_TOKENS
@@ -80,8 +81,9 @@ class Bench:
         )
         self._kind = kind
         self._client = djinn.connect(self._server.endpoint)
-        say(f"it accepts after {self._server.start_s:.1f} s; its host pool is awaited")
-        wait_for_pool(self._client)
+        say(f"it accepts after {self._server.start_s:.1f} s")
+        if wait_for_pool:
+            await_pool(self._client)
         return self._client
 
     @property
@@ -104,12 +106,10 @@ class Bench:
         return self._local
 
     def drop_local(self) -> None:
-        if self._local is not None:
-            self._local = None
-            gc.collect()
-            import torch
-
-            torch.cuda.empty_cache()
+        """Give back what this process holds of the card."""
+        self._local = None
+        gc.collect()
+        torch.cuda.empty_cache()
 
     # -- prompts -----------------------------------------------------------------------------------------------------
 
@@ -126,7 +126,7 @@ def preset(setting: Setting) -> dict[str, Any]:
     return PRESETS[setting.model]
 
 
-def wait_for_pool(client: djinn.Client) -> None:
+def await_pool(client: djinn.Client) -> None:
     """Return when all of the host pool is ready. Raises PoolStuck."""
     best, since = -1, time.monotonic()
     while True:

@@ -62,7 +62,8 @@ class Setting:
         return (self.depth * layer + vocabulary + p["hidden_size"]) * DTYPE_BYTES[self.dtype]
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """For a raw file, with the sizes that the table's floors are made of."""
+        return asdict(self) | {"weights_bytes": self.weights_bytes, "kv_bytes_per_token": self.shape.kv_bytes(1)}
 
 
 PAPER = Setting(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -18,6 +19,8 @@ import djinn
 
 SCHEMA = 1
 ROOT = Path(__file__).resolve().parents[2]
+COPIED_FROM = Path(".bundle/commit.json")  # in a tree without git: what `make bundle` wrote before it was copied
+SOURCES = ("djinn", "workflow", "benchmarks", "config")
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyzmq", "msgspec", "snakemake")
 
 
@@ -87,22 +90,48 @@ def read_raw(path: Path) -> dict[str, Any]:
 def commit_of(root: Path) -> tuple[str, bool]:
     """(commit, whether the working tree differs from it).
 
-    A copied tree has no git: there DJINN_COMMIT says which commit was copied, and ("unknown", False) is the answer
-    without it. In a checkout git has the word.
+    In a checkout git has the word. A copied tree has none: there DJINN_COMMIT says which commit was copied, else the file
+    that `make bundle` wrote, which also tells whether the sources have changed since; else it is ("unknown", False).
     """
+    commit = _git(root, "rev-parse", "HEAD") if _is_checkout(root) else None
+    if commit:
+        return commit, bool(_git(root, "status", "--porcelain"))
+    if "DJINN_COMMIT" in os.environ:
+        return os.environ["DJINN_COMMIT"], False
+    copied = root / COPIED_FROM
+    if not copied.is_file():
+        return "unknown", False
+    said = json.loads(copied.read_text())
+    return said["commit"], said["dirty"] or said["sources"] != sources_digest(root)
 
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)
-        except FileNotFoundError:  # no git here
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
 
-    top = git("rev-parse", "--show-toplevel")
-    commit = git("rev-parse", "HEAD") if top and Path(top).resolve() == root.resolve() else None
-    return (
-        (commit, bool(git("status", "--porcelain"))) if commit else (os.environ.get("DJINN_COMMIT", "unknown"), False)
-    )
+def to_copy(root: Path) -> dict[str, Any]:
+    """What the file of a copied tree says: commit, dirty, and a digest of the sources, to see whether they changed since."""
+    commit, dirty = commit_of(root)
+    return {"commit": commit, "dirty": dirty, "sources": sources_digest(root)}
+
+
+def sources_digest(root: Path) -> str:
+    """Of every file that a measurement may run."""
+    digest = hashlib.sha256()
+    for part in SOURCES:
+        for path in sorted((root / part).rglob("*")):
+            if path.suffix in (".py", ".smk", ".yaml") and "__pycache__" not in path.parts:
+                digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _is_checkout(root: Path) -> bool:
+    top = _git(root, "rev-parse", "--show-toplevel")
+    return bool(top) and Path(top).resolve() == root.resolve()
+
+
+def _git(root: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)
+    except FileNotFoundError:  # no git here
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def versions() -> dict[str, str | None]:
