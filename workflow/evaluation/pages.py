@@ -1,0 +1,82 @@
+"""The report's own pages, each one HTML file that needs nothing beside itself: the claims, and what they were measured with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from evaluation.answers import promise, show, tally, warnings
+from evaluation.points import params
+
+TEMPLATES = Path(__file__).resolve().parents[1] / "report"
+
+
+def claims_page(results: Path) -> str:
+    """results: the campaign's folder, with combined.json and claims.json."""
+    combined, answers = _read(results, "combined"), _read(results, "claims")
+    rows = [
+        {
+            **answer,
+            "measured": show(answer["value"], answer["unit"]),
+            "asked": promise(answer["op"], answer["target"], answer["unit"], answer["tolerance"]),
+        }
+        for answer in answers
+    ]
+    return _render(
+        "claims.html", campaign=combined["campaign"], rows=rows, tally=tally(answers), warnings=warnings(combined)
+    )
+
+
+def environment_page(results: Path) -> str:
+    """Machine, versions, weights, configuration and time of every rule, from the raw files themselves."""
+    combined = _read(results, "combined")
+    raws = {rule: json.loads((results / entry["file"]).read_text()) for rule, entry in combined["raw"].items()}
+    return _render(
+        "environment.html",
+        campaign=combined["campaign"],
+        device=params(combined["campaign"]["device"]),
+        versions=_merged(raws, lambda raw: raw["versions"]),
+        weights=_merged(raws, lambda raw: raw["weights"] or {}),
+        settings=_merged(raws, lambda raw: raw["settings"]),
+        rules=[
+            {
+                "name": rule,
+                "seconds": raw["seconds"],
+                "share": raw["seconds"] / combined["measured_s"],
+                "started": raw["started"],
+                "commit": raw["commit"],
+                "bytes": (results / combined["raw"][rule]["file"]).stat().st_size,
+            }
+            for rule, raw in raws.items()
+        ],
+        total_s=combined["measured_s"],
+        missing=combined["missing"],
+    )
+
+
+def _merged(raws: dict[str, Any], part: Callable[[dict[str, Any]], dict[str, Any]]) -> list[tuple[str, str]]:
+    """Every key with its value; where rules differ, with all values."""
+    found: dict[str, dict[str, None]] = {}
+    for raw in raws.values():
+        for key, value in params(part(raw)):
+            found.setdefault(key, {})[value] = None
+    return [(key, " / ".join(values)) for key, values in sorted(found.items())]
+
+
+def _read(results: Path, name: str) -> Any:
+    return json.loads((results / f"{name}.json").read_text())
+
+
+def _render(template: str, **values: Any) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**values)
