@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evaluation.answers import promise, show, tally, warnings
-from evaluation.points import params
+from evaluation.points import merged, params
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "report"
 
@@ -39,9 +38,9 @@ def environment_page(results: Path) -> str:
         "environment.html",
         campaign=combined["campaign"],
         device=params(combined["campaign"]["device"]),
-        versions=_merged(raws, lambda raw: raw["versions"]),
-        weights=_merged(raws, lambda raw: raw["weights"] or {}),
-        settings=_merged(raws, lambda raw: raw["settings"]),
+        versions=merged(raw["versions"] for raw in raws.values()).items(),
+        weights=merged(raw["weights"] or {} for raw in raws.values()).items(),
+        settings=merged(raw["settings"] for raw in raws.values()).items(),
         rules=[
             {
                 "name": rule,
@@ -56,15 +55,6 @@ def environment_page(results: Path) -> str:
         total_s=combined["measured_s"],
         missing=combined["missing"],
     )
-
-
-def _merged(raws: dict[str, Any], part: Callable[[dict[str, Any]], dict[str, Any]]) -> list[tuple[str, str]]:
-    """Every key with its value; where rules differ, with all values."""
-    found: dict[str, dict[str, None]] = {}
-    for raw in raws.values():
-        for key, value in params(part(raw)):
-            found.setdefault(key, {})[value] = None
-    return [(key, " / ".join(values)) for key, values in sorted(found.items())]
 
 
 def _read(results: Path, name: str) -> Any:

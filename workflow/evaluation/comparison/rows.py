@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evaluation.comparison.samples import sampled
-from evaluation.points import params
+from evaluation.points import merged
 from evaluation.summary import ratio, resampled_medians, summarise
 
 FEWEST = 5  # samples on each side; of fewer a bootstrap says nothing
@@ -104,11 +104,14 @@ def changed(a: Raws, b: Raws) -> list[Difference]:
 
 
 def _described(raws: Raws) -> dict[str, str]:
-    """key → value of all rules; where rules of one campaign differ, all values."""
-    found: dict[str, dict[str, None]] = {}
-    for raw in raws.values():
-        facts = {"settings": raw["settings"], "versions": raw["versions"], "weights": raw["weights"] or {}}
-        facts |= {"device": raw["device"], "commit": raw["commit"], "uncommitted changes": raw["dirty"]}
-        for key, value in params(facts):
-            found.setdefault(key.removeprefix("settings."), {})[value] = None
-    return {key: " / ".join(values) for key, values in found.items()}
+    return merged(
+        {
+            **raw["settings"],
+            "versions": raw["versions"],
+            "weights": raw["weights"] or {},
+            "machine": raw["device"],
+            "commit": raw["commit"],
+            "uncommitted changes": raw["dirty"],
+        }
+        for raw in raws.values()
+    )
