@@ -9,6 +9,8 @@ from typing import Any
 
 from evaluation.claims import Claim, load
 
+CLAIMS = Path(__file__).resolve().parents[2] / "config" / "claims.yaml"
+
 
 @dataclass(frozen=True)
 class Answered:

@@ -23,7 +23,7 @@ os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, Run
 
-from evaluation.combine import RESUME_RULES
+from evaluation.figures import FIGURE_OF
 from evaluation.points import Point, merged, params, scalars, series
 
 EXPERIMENT = "djinn"
@@ -31,7 +31,6 @@ KIND = {
     "mlflow.experimentKind": "custom_model_development"
 }  # the pages that list and compare runs, not those for chats
 BATCH_METRICS, BATCH_PARAMS = 1000, 100  # MLflow's limits for one log_batch
-FIGURE_OF = dict.fromkeys(RESUME_RULES, "figure7") | {"oversubscription": "figure6", "eager": "figure6"}
 
 
 def log_campaign(results_dir: Path, database: Path) -> None:
