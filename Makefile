@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: artifact test check campaign env vllm bundle clean help
+.PHONY: artifact test check campaign report env vllm bundle clean help
 
 PYTHON ?= python3
 CORES = 1
@@ -26,9 +26,14 @@ project := $(venv)/stamp-project-$(shell cksum < pyproject.toml | cut -d ' ' -f 
 # Quoted at every use: the path may hold a space. Modules are run by name, which needs no console script.
 run := PATH="$$PWD/$(venv)/bin:$$PATH" $(venv)/bin/python -m
 snakemake := $(run) snakemake --cores $(CORES)
+report := results/report.html
 
 artifact: $(project)  ## measure everything and draw the figures; goes on where it stopped
 	$(snakemake) $(ARGS)
+	$(if $(ARGS),,$(snakemake) --report $(report))
+
+report: $(project)  ## the HTML report of what is measured: one file, opens without network
+	$(snakemake) --report $(report) $(ARGS)
 
 test: $(project)  ## run the tests; make test ARGS='-k wire' for some, TRANSFORMERS=5.23.0 with another version
 	$(run) pytest $(ARGS)

@@ -12,6 +12,8 @@ rule all:
         multiext(FIGURE7, ".pdf", ".png", ".csv"),
         multiext(f"{RESULTS}/claims", ".json", ".md"),
         f"{RESULTS}/peers.md",
+        f"{RESULTS}/exp3_osdi.log",
+        multiext(f"{RESULTS}/report/", "claims.html", "environment.html"),
         f"{RESULTS}/mlflow.json",
 
 
@@ -25,3 +27,5 @@ include: "workflow/rules/djinn.smk"
 include: "workflow/rules/peers.smk"
 # combine -> figure6 -> figure7 -> claims -> peers -> mlflow
 include: "workflow/rules/analysis.smk"
+# seed_log, pages: what a reader searches or opens
+include: "workflow/rules/report.smk"

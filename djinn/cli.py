@@ -1,4 +1,7 @@
-"""The `djinn` command: `djinn serve` starts a server, `djinn status` shows one, `djinn trace` what it did when."""
+"""The `djinn` command: `djinn serve` starts a server, `djinn status` shows one, `djinn trace` what it did when.
+
+`djinn doctor` looks for what is wrong here; commands of other packages are found by `djinn.commands`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import json
 import sys
 from pathlib import Path
 
+from djinn import commands as elsewhere
 from djinn.client.client import connect
 from djinn.errors import DjinnError
 from djinn.sizes import format_bytes
@@ -38,9 +42,18 @@ def main(argv: list[str] | None = None) -> int:
         from djinn.server.server_main import main as serve
 
         return serve(argv[1:])
+    if argv[:1] == ["doctor"]:
+        from djinn.doctor.command import main as doctor
+
+        return doctor(argv[1:])
+    if argv and argv[0] in elsewhere.KNOWN:
+        return elsewhere.run(argv[0], argv[1:])
     parser = argparse.ArgumentParser(prog="djinn", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="start a server (djinn serve --help)")
+    commands.add_parser("doctor", help="look for what is wrong with this machine or a server (djinn doctor --help)")
+    for name, purpose in elsewhere.KNOWN.items():
+        commands.add_parser(name, help=f"{purpose} (djinn {name} --help)")
     show = commands.add_parser("status", help="show a running server")
     trace = commands.add_parser("trace", help="write a running server's timeline for chrome://tracing or Perfetto")
     trace.add_argument("--out", type=Path, default=Path("djinn-trace.json"), help="default: %(default)s")

@@ -63,6 +63,12 @@ class NoDevice(DjinnError):
     code = "no_device"
 
 
+class NotInstalled(DjinnError):
+    """A package that this call needs is not installed here."""
+
+    code = "not_installed"
+
+
 class NotYet(DjinnError):
     """Promised by the design, not built yet."""
 

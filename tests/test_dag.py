@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,10 @@ print("alive", flush=True)
 import time
 time.sleep(600)
 """
-AFTER = {"combine": 1, "figure6": 1, "figure7": 1, "claims": 1, "peers": 1, "mlflow": 1}
+AFTER = {
+    **dict.fromkeys(("combine", "figure6", "figure7", "claims", "peers", "mlflow"), 1),
+    **dict.fromkeys(("seed_log", "pages"), 1),
+}
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +159,25 @@ def test_lint_and_format_are_clean(finished):
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_report_is_one_file_made_and_opened_without_network(finished):
+    """Whatever would be fetched while it is made goes to a proxy that is not there."""
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
+    report = finished / "results" / "report.html"
+    made = command(finished, "--report", str(report), *SMOKE)
+    done = subprocess.run(made, cwd=finished, env=environment(finished) | nowhere, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    text = report.read_text()
+    assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)=.https?:", text)
+    for shown in (
+        "1. Claims",
+        "2. Figures",
+        "3. Environment and time",
+        "figure6_memory_virtualization.png",
+        "memory virtualization",
+    ):
+        assert shown in text
 
 
 def test_every_rule_has_a_log_and_an_environment():

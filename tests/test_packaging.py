@@ -93,6 +93,15 @@ def test_every_import_is_declared():
 
 def test_the_version_is_said_once():
     assert djinn.__version__ == PROJECT["version"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (str(citation["version"]), citation["license"]) == (PROJECT["version"], PROJECT["license"])
+
+
+def test_the_hooks_are_the_environments_own_tools():
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    assert [repository["repo"] for repository in config["repos"]] == ["local"]
+    tools = [hook["entry"].split()[0] for hook in config["repos"][0]["hooks"]]
+    assert tools == [".venv/bin/ruff", ".venv/bin/ruff", ".venv/bin/snakefmt"]
 
 
 def test_prompts_are_many_different_and_long():

