@@ -44,7 +44,7 @@ ARROWS: dict[str, set[str]] = {
         "wire",
         "",
     },
-    "cli": {"client", "errors", "server", "sizes"},
+    "cli": {"client", "errors", "server", "sizes", "wire"},
     "": {"client", "edits", "launch", "sampling"},
 }
 LIBRARIES = {
