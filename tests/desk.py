@@ -16,6 +16,7 @@ from djinn.server.dispatch import Dispatcher, welcome
 from djinn.server.leases import Leases
 from djinn.server.limits import ServerLimits
 from djinn.wire import messages as m
+from djinn.wire.envelope import Sender
 from djinn.wire.frames import pack, unpack
 
 FACTS = {"layers": 8, "vocab_size": 512, "hidden_size": 256}
@@ -53,7 +54,7 @@ class Desk:
             self.replies[peer] = queue.SimpleQueue()
             self.ask(who, m.Hello(), key=key)
         number = next(self._numbers)
-        frames = pack(number, body, tensors, m.Sender(who, f"{who:*<32}"))
+        frames = pack(number, body, tensors, Sender(who, f"{who:*<32}"))
         self.dispatcher.handle(peer, key, frames, time.monotonic_ns())
         return number
 

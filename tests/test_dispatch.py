@@ -16,6 +16,7 @@ from djinn.server.build import build_service
 from djinn.server.dispatch import owner_of
 from djinn.server.server_main import parser
 from djinn.wire import messages as m
+from djinn.wire.envelope import Sender
 from djinn.wire.frames import pack
 
 
@@ -90,7 +91,7 @@ def test_a_key_owns_whatever_the_token_and_a_token_is_not_kept():
 
 
 def test_who_was_taken_off_the_list_is_told_under_the_number_of_his_request(desk):
-    frames = pack(7, m.Hello(), (), m.Sender("c", "t" * 32))
+    frames = pack(7, m.Hello(), (), Sender("c", "t" * 32))
     desk.dispatcher.handle(b"p", b"A" * 40, frames, 0, shut_out=True)
     envelope, body, _ = desk.replies[b"p"].get(timeout=1)
     assert (envelope.id, body.code) == (7, NotAllowed.code)

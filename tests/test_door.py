@@ -13,6 +13,7 @@ import djinn
 from djinn.errors import BadRequest
 from djinn.server.server_main import parser
 from djinn.wire import messages as m
+from djinn.wire.envelope import Sender
 from djinn.wire.frames import pack
 
 
@@ -47,7 +48,7 @@ def test_a_request_that_is_too_large_is_refused_before_it_is_sent(server, client
 def test_who_sends_too_much_all_the_same_is_cut_off_and_nobody_else(server, client):
     with djinn.connect(server.endpoint, timeout=20) as rude:
         before = psutil.Process(server.pid).memory_info().rss
-        frames = [pack(99, m.Stats(), (), m.Sender("rude", rude.token))[0], bytes(200_000_000)]
+        frames = [pack(99, m.Stats(), (), Sender("rude", rude.token))[0], bytes(200_000_000)]
         rude.connection._unanswered.clear()
         rude.connection._socket.send_multipart(frames, copy=False)
         client.stats()

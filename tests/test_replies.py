@@ -9,6 +9,7 @@ from djinn.errors import LimitReached, ReplyGone, ServerGone
 from djinn.server import replies as module
 from djinn.server.replies import Call, Replies
 from djinn.wire import messages as m
+from djinn.wire.envelope import Sender
 from djinn.wire.frames import pack, unpack
 
 PARK = m.Park(session="s")
@@ -27,7 +28,7 @@ class Book:
         self.sent.append((peer, number, body))
 
     def ask(self, number, body=PARK, *, client="c", owner="o", peer=b"p", answered=0) -> Call | None:
-        sender = m.Sender(client, "t" * 32, answered)
+        sender = Sender(client, "t" * 32, answered)
         envelope, body, _ = unpack(pack(number, body, (), sender), "request")
         return self.replies.begin(owner, envelope, body, peer)
 

@@ -12,6 +12,7 @@ from sessions import alone, wait_for
 import djinn
 from djinn.errors import ReplyGone, ServerGone
 from djinn.wire import messages as m
+from djinn.wire.envelope import Sender
 from djinn.wire.frames import pack
 
 
@@ -98,7 +99,7 @@ def test_a_number_that_was_answered_and_acknowledged_is_refused(client, prompt):
     client.connection.wait(lambda: number in client.connection._replies, 60)
     client.connection.take(number)
     client.stats()  # acknowledges it
-    frames = pack(number, m.Park(session=session.id), (), m.Sender(client.connection._client, client.token))
+    frames = pack(number, m.Park(session=session.id), (), Sender(client.connection._client, client.token))
     client.connection._unanswered[number] = frames
     client.connection._send(frames)
     client.connection.wait(lambda: number in client.connection._replies, 60)

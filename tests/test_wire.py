@@ -5,9 +5,10 @@ import pytest
 import djinn
 from djinn.errors import BadRequest, ProtocolError
 from djinn.wire import messages as m
+from djinn.wire.envelope import Sender
 from djinn.wire.frames import MAX_HEADER_BYTES, check_request, pack, unpack
 
-SENDER = m.Sender(client="c", token="t" * 32)
+SENDER = Sender(client="c", token="t" * 32)
 
 
 def test_a_request_with_a_tensor_comes_back_as_it_was():

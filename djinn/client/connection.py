@@ -20,6 +20,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from djinn.errors import BY_CODE, BadRequest, DjinnError, NotAllowed, ServerGone
 from djinn.wire import messages as m
+from djinn.wire.envelope import Sender
 from djinn.wire.frames import MAX_TENSOR_BYTES, check_request, pack, size_of, unpack
 from djinn.wire.keys import client_keys
 
@@ -93,7 +94,7 @@ class Connection:
         check_request(body)
         number = next(self._numbers)
         answered = next(iter(self._unanswered), number) - 1
-        frames = pack(number, body, tensors, m.Sender(self._client, self.token, answered))
+        frames = pack(number, body, tensors, Sender(self._client, self.token, answered))
         if (largest := max(memoryview(frame).nbytes for frame in frames)) > self.max_message_bytes:
             raise BadRequest(
                 f"a request of {largest} bytes is more than the {self.max_message_bytes} that this server takes: send less, "

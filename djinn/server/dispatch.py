@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,7 +68,7 @@ class Dispatcher:
             reason = m.Failure(code=ServerFault.code, message=f"{type(error).__name__}: {error}")
             self._refuse(peer, number, call, reason)
 
-    def end_leases(self, connected: Any) -> None:
+    def end_leases(self, connected: Callable[[bytes], bool]) -> None:
         """Cancel the sessions of owners who have given no sign of life for a whole lease; `connected(peer)` looks for them."""
         sessions = list(self.engine.sessions.values())
 

@@ -15,6 +15,7 @@ from djinn.wire.keys import Keyring
 HEARTBEAT_MS, TIMEOUT_MS = 1000, 10000
 HANDSHAKE_MS = 5000  # who has said nothing by then is hung up on
 SEND_HIGH_WATER = 64  # messages for one client; they are counted, not weighed (djinn/server/outbox.py weighs)
+CONNECTIONS = 65536
 ENCRYPTION_BYTES = 256  # an encrypted frame is so much longer at most
 RECEIVE_HIGH_WATER = 2  # messages of one client that lie here unread; the rest stay with it
 
@@ -86,6 +87,8 @@ class Door:
 
 
 def _allow_many_connections() -> None:
-    """Each takes a file descriptor: ask for as many as this process may have."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    """All come to one socket of ZeroMQ's, and each takes a file descriptor: ask for more than the usual 1024."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS if most == resource.RLIM_INFINITY else min(CONNECTIONS, most)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))

@@ -17,6 +17,7 @@ import numpy as np
 
 from djinn.errors import LimitReached, ReplyGone, ServerGone
 from djinn.wire import messages as m
+from djinn.wire.envelope import Envelope
 from djinn.wire.frames import pack, size_of
 
 KEPT_BYTES = 64 * 10**6  # of all replies that wait to be acknowledged; the newest is kept whatever its size
@@ -57,7 +58,7 @@ class Replies:
         self._kept: OrderedDict[Call, int] = OrderedDict()  # bytes, oldest first
         self._kept_bytes = 0
 
-    def begin(self, owner: str, envelope: m.Envelope, body: m.AnyRequest, peer: bytes) -> Call | None:
+    def begin(self, owner: str, envelope: Envelope, body: m.AnyRequest, peer: bytes) -> Call | None:
         """Take on a request; None when it has been taken on before, and then its reply comes or is sent again.
 
         Raises ServerGone for a client that has not said hello to this server, ReplyGone for a repetition that comes too

@@ -10,7 +10,8 @@ import msgspec
 import numpy as np
 
 from djinn.errors import BadRequest, ProtocolError
-from djinn.wire.messages import AnyReply, AnyRequest, Envelope, Sender, TensorSpec
+from djinn.wire.envelope import Envelope, Sender, TensorSpec
+from djinn.wire.messages import AnyReply, AnyRequest
 
 MAX_TENSORS = 2
 MAX_TENSOR_BYTES = 1 << 30
