@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: artifact test check campaign report env vllm bundle clean help
+.PHONY: artifact test check audit campaign report env vllm bundle clean help
 
 PYTHON ?= python3
 CORES = 1
@@ -43,6 +43,12 @@ check: $(project)  ## style, changing nothing
 	$(run) ruff format --check .
 	$(run) snakefmt --check Snakefile workflow/rules
 
+# In an environment of its own: an auditor's packages are not ours. It asks a vulnerability service, so it needs a network.
+audit:  ## hold the locked packages against the known vulnerabilities
+	$(PYTHON) -m venv --clear .venv-audit
+	.venv-audit/bin/python -m pip install --quiet pip-audit
+	.venv-audit/bin/pip-audit --no-deps --disable-pip --requirement requirements.lock $(ARGS)
+
 campaign: $(project)  ## archive the current campaign and run a new one: make campaign NAME=my-change
 	$(run) evaluation.campaign archive
 	$(snakemake) $(if $(NAME),--config name='$(NAME)') $(ARGS)
@@ -80,7 +86,7 @@ $(project): $(packages)
 	@touch $@
 
 clean:  ## remove the environment and caches; results stay
-	rm -rf .venv .venv-vllm .venv-transformers-* .snakemake build *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf .venv .venv-vllm .venv-audit .venv-transformers-* .snakemake build *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find djinn workflow tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## this list

@@ -1,27 +1,30 @@
-"""The `djinn` command: `djinn serve` starts a server, `djinn status` shows one, `djinn trace` what it did when.
-
-`djinn doctor` looks for what is wrong here; commands of other packages are found by `djinn.commands`.
+"""The `djinn` command: `djinn serve` starts a server, `djinn status` shows one and one's sessions there, `djinn trace`
+what it did when; `djinn keys` makes the keys that a server needs to be reached from elsewhere. `djinn doctor` looks for
+what is wrong here; commands of other packages are found by `djinn.commands`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
 from djinn import commands as elsewhere
 from djinn.client.client import connect
 from djinn.errors import DjinnError
-from djinn.sizes import format_bytes
+from djinn.sizes import format_bytes, format_seconds
+from djinn.wire.keys import make_keys
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5556"
+TOKEN = "DJINN_TOKEN"  # from the environment: a command line can be read by everybody on the machine
 
 
-def status(endpoint: str) -> str:
-    """Model, budget, live bytes by tier and sessions by state of a running server, as lines to read."""
-    with connect(endpoint, timeout=10.0) as client:
-        server, stats = client.server, client.stats()
+def status(endpoint: str, keys: Path | None = None, token: str | None = None) -> str:
+    """Model, budget, live bytes by tier, sessions by state, and the asker's own sessions with their lease, as lines."""
+    with connect(endpoint, timeout=10.0, keys=keys, token=token) as client:
+        server, stats, own = client.server, client.stats(), client.sessions()
     lives = stats["bytes"]
     lines = [
         f"{endpoint}: {server.model['name']} ({server.model['source']}, {server.model['dtype']}) on {server.device}, "
@@ -33,6 +36,19 @@ def status(endpoint: str) -> str:
         f"{format_bytes(lives['restored_bytes'])} back in {lives['restores']}",
         "sessions   " + (", ".join(f"{count} {state}" for state, count in sorted(stats["sessions"].items())) or "none"),
     ]
+    lines += [
+        f"  {one.id}  {one.state:<10} {one.tokens:>6} tokens, kept for {format_seconds(one.lease_left_s)} unless you come back"
+        for one in own
+    ]
+    return "\n".join(lines)
+
+
+def keys_made(folder: Path, names: list[str]) -> str:
+    """Make keys, and say what is to be done with them."""
+    handed = make_keys(folder, names)
+    lines = [f"the server's: {folder} (djinn serve --keys {folder})"]
+    for name, one in zip(names, handed, strict=True):
+        lines.append(f"for {name}: {one}, to be moved to where it is used (djinn.connect(endpoint, keys=...))")
     return "\n".join(lines)
 
 
@@ -56,15 +72,22 @@ def main(argv: list[str] | None = None) -> int:
         commands.add_parser(name, help=f"{purpose} (djinn {name} --help)")
     show = commands.add_parser("status", help="show a running server")
     trace = commands.add_parser("trace", help="write a running server's timeline for chrome://tracing or Perfetto")
+    keys = commands.add_parser("keys", help="make the keys of a server and its clients; run again for more clients")
+    keys.add_argument("folder", type=Path, metavar="DIR")
+    keys.add_argument("names", nargs="*", metavar="NAME", default=["client"], help="of clients (default: client)")
     trace.add_argument("--out", type=Path, default=Path("djinn-trace.json"), help="default: %(default)s")
     for command in (show, trace):
         command.add_argument("--server", default=DEFAULT_ENDPOINT, help="default: %(default)s")
+        command.add_argument("--keys", type=Path, metavar="DIR", help="the folder with this client's keys")
     args = parser.parse_args(argv)
     try:
-        if args.command == "status":
-            print(status(args.server))
+        if args.command == "keys":
+            print(keys_made(args.folder, args.names))
             return 0
-        with connect(args.server, timeout=60.0) as client:
+        if args.command == "status":
+            print(status(args.server, args.keys, os.environ.get(TOKEN)))
+            return 0
+        with connect(args.server, timeout=60.0, keys=args.keys) as client:
             events = client.timeline()
         args.out.write_text(json.dumps(events))
         print(f"{args.out}: {len(events['traceEvents'])} events; open it in chrome://tracing or ui.perfetto.dev")

@@ -76,9 +76,27 @@ class NotYet(DjinnError):
 
 
 class ServerGone(DjinnError):
-    """The server closed the connection, died, or did not answer in time."""
+    """The server closed the connection, died, was started anew, or did not answer in time."""
 
     code = "server_gone"
+
+
+class NotAllowed(DjinnError):
+    """The server's key is not the one that this client trusts, or this client's key is not one that the server lets in."""
+
+    code = "not_allowed"
+
+
+class LimitReached(DjinnError):
+    """A limit of the server; the message names it and the option that raises it. Nothing was done."""
+
+    code = "limit_reached"
+
+
+class ReplyGone(DjinnError):
+    """The request was carried out once, and its reply is not kept any more: attach() says where the session stands."""
+
+    code = "reply_gone"
 
 
 class ProtocolError(DjinnError):

@@ -113,6 +113,13 @@ def serve(
     deterministic: bool = True,
     decode_rows: int | None = None,
     without: Sequence[str] = (),
+    keys: str | None = None,
+    lease: str | float | None = None,
+    max_message: str | int | None = None,
+    max_sessions: int | None = None,
+    max_sessions_per_owner: int | None = None,
+    max_requests: int | None = None,
+    metrics_port: int | None = None,
     start_timeout: float = 600.0,
     **unknown: object,
 ) -> LocalServer:
@@ -126,8 +133,12 @@ def serve(
     threads: compute threads on a CPU (torch's own choice). max_tokens: the longest session, in tokens (4096, or the
     model's limit). deterministic: decode in a fixed number of rows, so that no session's bits depend on its neighbours.
     decode_rows: sessions decoded in one pass (8 on a CPU, 32 on CUDA). without: parts left out that make it fast, to see
-    what each is worth: batching, own-loop, compiling, graphs, write-through, parts-first, overlap. start_timeout: seconds
-    until a server that does not accept is killed.
+    what each is worth: batching, own-loop, compiling, graphs, write-through, parts-first, overlap.
+    keys: the folder that `djinn keys` made: encrypt, and let in only whose key is there. lease: how long sessions are kept
+    after their owner's last sign of life, seconds or text such as "24h" (24h). max_message: bytes of one frame (what the
+    activation of the longest session takes). max_sessions: open at once (10,000). max_sessions_per_owner: of one key or
+    token (1,000). max_requests: of one owner under way at once (1,000). metrics_port: answer Prometheus there, on loopback.
+    start_timeout: seconds until a server that does not accept is killed.
     Raises BadRequest, UnsupportedModel, WeightsUnavailable, NoDevice, BudgetTooSmall, and ServerGone with the
     server's last words when it died of something else.
     """
@@ -148,10 +159,17 @@ def serve(
         "revision": revision,
         "deterministic": "on" if deterministic else "off",
         "decode_rows": decode_rows,
+        "keys": keys,
+        "lease": lease,
+        "max_message": max_message,
+        "max_sessions": max_sessions,
+        "max_sessions_per_owner": max_sessions_per_owner,
+        "max_requests": max_requests,
+        "metrics_port": metrics_port,
     }
     if unknown:
         raise BadRequest(f"serve() has no option {', '.join(unknown)}: it has {', '.join([*options, 'start_timeout'])}")
-    for name in ("device_budget", "host_budget", "disk_budget"):
+    for name in ("device_budget", "host_budget", "disk_budget", "max_message"):
         if options[name] is not None:
             options[name] = parse_bytes(options[name])
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None]

@@ -1,4 +1,4 @@
-"""Sizes in bytes: reading them from text, and the arithmetic of KV caches. Pure."""
+"""Sizes in bytes: reading them from text, and the arithmetic of KV caches; lengths of time from text. Pure."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ UNITS = {
     "GIB": 2**30,
     "TIB": 2**40,
 }
+SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -28,6 +29,22 @@ def parse_bytes(text: str | int) -> int:
     if not match or match[2].upper() not in UNITS:
         raise BadRequest(f"{text!r} is not a size: write a number and a unit, such as 750MB or 2GiB")
     return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def parse_seconds(text: str | float) -> float:
+    """Seconds from `"24h"`, `"30m"`, `"7d"` or a plain number of seconds."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", str(text))
+    if not match or float(match[1]) <= 0:
+        raise BadRequest(f"{text!r} is not a length of time: write a number and s, m, h or d, such as 24h")
+    return float(match[1]) * SECONDS[match[2]]
+
+
+def format_seconds(seconds: float) -> str:
+    """`86400` as `24.0 h`, `90` as `1.5 min`."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def format_bytes(count: float) -> str:

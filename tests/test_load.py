@@ -1,7 +1,9 @@
+import contextlib
 import json
 
 import pytest
 import torch
+from small_models import save_llama
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from djinn.errors import BadRequest, NoDevice, UnsupportedModel, WeightsUnavailable
@@ -53,6 +55,30 @@ def test_a_model_without_keys_and_values_is_refused_by_name(tmp_path):
 def test_what_is_no_causal_model_is_refused(tmp_path, model_type):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     with pytest.raises(UnsupportedModel, match="not a causal language model"):
+        load_model("here", "path", path=str(tmp_path))
+
+
+@pytest.mark.parametrize("parts", [["AutoConfig", "AutoModelForCausalLM"], ["AutoTokenizer"]], ids=str)
+def test_code_in_a_models_repository_is_never_run(tmp_path, parts):
+    folder, ran = tmp_path / "model", tmp_path / "ran"
+    save_llama(folder, layers=2)
+    (folder / "theirs.py").write_text(f"open({str(ran)!r}, 'w').close()\nclass Theirs: pass\n")
+    tokenizer = parts == ["AutoTokenizer"]
+    path = folder / ("tokenizer_config.json" if tokenizer else "config.json")
+    config = json.loads(path.read_text())
+    config["auto_map"] = {part: ["theirs.Theirs", None] if tokenizer else "theirs.Theirs" for part in parts}
+    config["tokenizer_class" if tokenizer else "model_type"] = "theirs"
+    path.write_text(json.dumps(config))
+    with contextlib.suppress(UnsupportedModel, WeightsUnavailable):  # or what transformers itself has for it
+        load_model("here", "path", path=str(folder))
+    assert not ran.exists()
+
+
+def test_weights_that_are_a_program_are_not_read(tmp_path):
+    model = save_llama(tmp_path, layers=2)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(WeightsUnavailable, match="safetensors"):
         load_model("here", "path", path=str(tmp_path))
 
 

@@ -312,7 +312,9 @@ def test_a_request_of_a_foreign_client_is_refused_under_its_number(client):
     """Without the client's own check: the server's refusal must find the request it answers."""
     body = m.Resume(session="none", edits=(djinn.Scale(1.0),), sampling=djinn.Sampling(seed=1))
     number = client.connection.send(body)
-    wrong = msgspec.msgpack.encode({"id": number + 1, "body": {"op": "park", "session": 3}, "tensors": []})
+    sender = {"client": "another", "token": client.token}
+    wrong = msgspec.msgpack.encode({"id": number + 1, "body": {"op": "park", "session": 3}, "sender": sender})
+    client.connection._unanswered[number + 1] = [wrong]
     client.connection._socket.send_multipart([wrong])
     client.connection.wait(lambda: len(client.connection._replies) == 2, 30)
     with pytest.raises(NoSuchSession):

@@ -65,7 +65,10 @@ time.sleep(60)
         (["--gpu", "0"], "--device cpu"),
         (["--model", "tiny-llama", "--device-budget", "22MB"], "--device-budget"),
         (["--model", "no-such-model"], "no-such-model"),
-        (["--host", "0.0.0.0"], "loopback"),
+        (["--host", "0.0.0.0"], "djinn keys DIR"),
+        (["--host", "0.0.0.0", "--keys", "/nowhere"], "djinn keys /nowhere"),
+        (["--lease", "soon"], "24h"),
+        (["--max-sessions", "0"], "1 or more"),
         (["--device-budget", "lots"], "750MB"),
     ],
 )

@@ -2,7 +2,7 @@ import pytest
 
 from djinn.errors import BadRequest
 from djinn.model.presets import PRESETS
-from djinn.sizes import KVShape, format_bytes, kv_bytes_per_token, parse_bytes
+from djinn.sizes import KVShape, format_bytes, format_seconds, kv_bytes_per_token, parse_bytes, parse_seconds
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,23 @@ def test_what_is_no_size_is_refused_with_an_example(text):
 def test_sizes_are_written_for_people():
     assert format_bytes(1_311_000_000) == "1.31 GB"
     assert format_bytes(999) == "999 B"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("24h", 86400), ("30m", 1800), ("1.5 d", 129600), ("90s", 90), (2.5, 2.5)]
+)
+def test_lengths_of_time_are_read(text, seconds):
+    assert parse_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "h", "0", "-1h", "1 week", "inf"])
+def test_what_is_no_length_of_time_is_refused_with_an_example(text):
+    with pytest.raises(BadRequest, match="24h"):
+        parse_seconds(text)
+
+
+def test_lengths_of_time_are_written_for_people():
+    assert [format_seconds(s) for s in (86400, 90, 5)] == ["24.0 h", "1.5 min", "5 s"]
 
 
 def test_llama_13b_takes_what_measures_says():

@@ -160,13 +160,18 @@ class Peer:
     def __init__(self) -> None:
         self.room, self.sent, self.gone = 0, [], False
 
-    def send_multipart(self, frames: list, flags: int, copy: bool) -> None:
+    def send_multipart(self, frames: list, flags: int, copy: bool, track: bool) -> None:
         if self.gone:
             raise zmq.ZMQError(zmq.EHOSTUNREACH)
         if self.room == 0:
             raise zmq.Again
         self.room -= 1
-        self.sent.append(unpack(frames[1:], "reply"))
+        envelope, body, arrays = unpack(frames[1:], "reply")
+        self.sent.append((envelope.id, body, arrays))
+
+
+def post(outbox: Outbox, number: int, body: m.AnyReply) -> None:
+    outbox.post(b"peer", number, pack(number, body), isinstance(body, m.TokenReply))
 
 
 def test_a_full_pipe_drops_tokens_and_holds_replies():
@@ -175,14 +180,14 @@ def test_a_full_pipe_drops_tokens_and_holds_replies():
     done = m.OutcomeReply(tokens=tuple(range(100)), checkpoints={}, stamps={})
     peer.room = 2
     for token in range(100):
-        outbox.post(b"peer", 1, m.TokenReply(index=token, token=token))
-    outbox.post(b"peer", 1, done)
+        post(outbox, 1, m.TokenReply(index=token, token=token))
+    post(outbox, 1, done)
     outbox.flush()
     assert [body.index for _, body, _ in peer.sent] == [0, 1]
     assert outbox.retry_ms() is not None, "the reply is tried again"
     outbox.flush()
     peer.room = 10
-    outbox.post(b"peer", 2, m.Done())
+    post(outbox, 2, m.Done())
     outbox.flush()
     assert [(number, type(body)) for number, body, _ in peer.sent[2:]] == [(1, m.OutcomeReply), (2, m.Done)]
     assert outbox.retry_ms() is None
@@ -192,13 +197,13 @@ def test_what_is_held_for_a_client_is_bounded_and_ends_with_it():
     peer = Peer()
     outbox = Outbox(peer)
     for number in range(HELD + 10):
-        outbox.post(b"peer", number, m.Done())
+        post(outbox, number, m.Done())
     outbox.flush()
     peer.room = 2 * HELD
     outbox.flush()
     assert [number for number, *_ in peer.sent] == list(range(HELD)), "the oldest are kept"
     peer.room = 0
-    outbox.post(b"peer", 1, m.Done())
+    post(outbox, 1, m.Done())
     outbox.flush()
     peer.gone = True
     outbox.flush()
@@ -223,12 +228,14 @@ def lossy() -> Iterator[str]:
             hidden_size=1,
             max_tokens=1,
             plan={},
+            max_message_bytes=1 << 20,
+            lease_s=1.0,
         )
         last = m.OutcomeReply(tokens=(10, 11, 12, 13, 14, 15), checkpoints={}, stamps={})
         for replies in ([welcome], [m.Opened(session="s")], [*map(token, (0, 1, 4, 5)), last]):
             peer, *frames = socket.recv_multipart()
             for reply in replies:
-                socket.send_multipart([peer, *pack(unpack(frames, "request")[0], reply)])
+                socket.send_multipart([peer, *pack(unpack(frames, "request")[0].id, reply)])
 
     def token(index: int) -> m.TokenReply:
         return m.TokenReply(index=index, token=10 + index)

@@ -5,18 +5,21 @@ import pytest
 import djinn
 from djinn.errors import BadRequest, ProtocolError
 from djinn.wire import messages as m
-from djinn.wire.frames import check_request, pack, unpack
+from djinn.wire.envelope import Sender
+from djinn.wire.frames import MAX_HEADER_BYTES, check_request, pack, unpack
+
+SENDER = Sender(client="c", token="t" * 32)
 
 
 def test_a_request_with_a_tensor_comes_back_as_it_was():
     ids = np.arange(5, dtype=np.int64)
-    number, body, arrays = unpack(pack(7, m.Prefill(session="s", break_at=3), [ids]), "request")
-    assert (number, body.break_at) == (7, 3)
+    envelope, body, arrays = unpack(pack(7, m.Prefill(session="s", break_at=3), [ids], SENDER), "request")
+    assert (envelope.id, envelope.sender, body.break_at) == (7, SENDER, 3)
     assert np.array_equal(arrays[0], ids)
 
 
 def test_an_empty_tensor_is_a_tensor():
-    *_, arrays = unpack(pack(1, m.Generate(session="s", max_new_tokens=1), [np.zeros(0, np.int64)]), "request")
+    *_, arrays = unpack(pack(1, m.Generate(session="s", max_new_tokens=1), [np.zeros(0, np.int64)], SENDER), "request")
     assert arrays[0].shape == (0,)
 
 
@@ -24,7 +27,7 @@ def test_numpys_numbers_travel_as_pythons():
     sampling = djinn.Sampling(temperature=np.float32(0.5), seed=np.int64(3))
     body = m.Prefill(session="s", break_at=np.int32(3), checkpoint_at=np.arange(1, 3), sampling=sampling)
     check_request(body)
-    _, read, _ = unpack(pack(1, body), "request")
+    _, read, _ = unpack(pack(1, body, (), SENDER), "request")
     assert read == m.Prefill(session="s", break_at=3, checkpoint_at=(1, 2), sampling=djinn.Sampling(0.5, seed=3))
 
 
@@ -39,24 +42,44 @@ def test_an_argument_of_a_wrong_type_is_named_before_it_is_sent(wrong):
 
 
 def test_a_token_travels_under_the_number_of_its_request():
-    number, body, arrays = unpack(pack(9, m.TokenReply(index=2, token=77)), "reply")
-    assert (number, body.index, body.token, arrays) == (9, 2, 77, [])
+    envelope, body, arrays = unpack(pack(9, m.TokenReply(index=2, token=77)), "reply")
+    assert (envelope.id, body.index, body.token, arrays) == (9, 2, 77, [])
+
+
+def request(body: object, **other: object) -> bytes:
+    sender = {"client": "c", "token": "t" * 32}
+    return msgspec.msgpack.encode({"id": 1, "body": body, "sender": sender} | other)
 
 
 def lying(spec: dict) -> list:
-    envelope = {"id": 5, "body": {"op": "stats"}, "tensors": [spec]}
-    return [msgspec.msgpack.encode(envelope), b"12345678"]
+    return [request({"op": "stats"}, id=5, tensors=[spec]), b"12345678"]
+
+
+def test_a_request_is_read():
+    assert unpack([request({"op": "stats"})], "request")[1] == m.Stats()
 
 
 @pytest.mark.parametrize(
     "frames",
     [
+        [],
         [b""],
         [b"\xff" * 40],
-        [msgspec.msgpack.encode({"id": 1, "body": {"op": "format_disk"}})],
-        [msgspec.msgpack.encode({"id": 1, "body": {"op": "open", "extra": 1}})],
-        [msgspec.msgpack.encode({"id": 1, "body": {"op": "park", "session": 3}})],
-        [*pack(1, m.Stats()), b"uninvited"],
+        [b"\x91" * 100_000],
+        [msgspec.msgpack.encode({"id": 1, "body": msgspec.Raw(b"\x91" * 100_000 + b"\x00")})],
+        [b"\x00" * (MAX_HEADER_BYTES + 1)],
+        [request({"op": "format_disk"})],
+        [request({"op": "open", "extra": 1})],
+        [request({"op": "park", "session": 3})],
+        [request({"op": "park", "session": "s" * 65})],
+        [request({"op": "stats"}, id=-1)],
+        [request({"op": "stats"}, id=2**63)],
+        [request({"op": "stats"}, sender=None)],
+        [request({"op": "stats"}, sender={"client": "c", "token": "short"})],
+        [request({"op": "park", "session": "s"}).replace(b"session\xa1s", b"session\xa1\xff")],  # no UTF-8
+        [*pack(1, m.Stats(), (), SENDER), b"uninvited"],
+        lying({"dtype": "float32", "shape": [0, 2**62, 2**62]}),
+        lying({"dtype": "float32", "shape": [1] * 5}),
         lying({"dtype": "int64", "shape": [2]}),
         lying({"dtype": "int64", "shape": [-1]}),
         lying({"dtype": "object", "shape": [1]}),

@@ -1,20 +1,34 @@
-"""One connection to a server: requests out, replies matched by number, a dead server noticed."""
+"""One connection to a server: requests out, replies matched by number, a broken line mended, a dead server noticed.
+
+ZeroMQ connects again by itself. What was asked and not answered by then is asked again under the same numbers, and the
+server carries nothing out twice (djinn/server/replies.py).
+"""
 
 from __future__ import annotations
 
 import itertools
+import secrets
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
-from djinn.errors import BY_CODE, DjinnError, ServerGone
+from djinn.errors import BY_CODE, BadRequest, DjinnError, NotAllowed, ServerGone
 from djinn.wire import messages as m
-from djinn.wire.frames import check_request, pack, unpack
+from djinn.wire.envelope import Sender
+from djinn.wire.frames import MAX_TENSOR_BYTES, check_request, pack, size_of, unpack
+from djinn.wire.keys import client_keys
 
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 200, 5000
+RECONNECT_S = 3.0  # a server that cannot be reached again for so long is gone
+HUNG_UP = 3  # handshakes broken off without a word; after so many it is meant
+REPLY_BYTES = MAX_TENSOR_BYTES + (1 << 20)  # of one frame; a server that sends a larger one is hung up on
+REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
 
 @dataclass(frozen=True)
@@ -31,21 +45,43 @@ class Reply:
 
 
 class Connection:
-    """Not thread-safe: one connection for each thread."""
+    """Not thread-safe: one connection for each thread. `token`: owns the sessions where the server has no keys."""
 
-    def __init__(self, endpoint: str, timeout: float) -> None:
+    def __init__(self, endpoint: str, timeout: float, keys: Path | None = None, token: str | None = None) -> None:
         self.endpoint, self.timeout = endpoint, timeout
+        self.token = secrets.token_hex(16) if token is None else token
         self.sent_bytes = self.received_bytes = 0
+        self.max_message_bytes = MAX_TENSOR_BYTES  # until the server says what it takes
+        self._client = secrets.token_hex(8)
         self._numbers = itertools.count(1)
+        self._unanswered: dict[int, list[Any]] = {}  # number -> frames, to be sent again if the line breaks
         self._replies: dict[int, Reply] = {}
         self._streams: dict[int, list[int]] = {}  # tokens that came without a gap, of requests that stream
+        self._met = False  # whether it was ever let in
+        self._lost_at: float | None = None
+        self._refusal: NotAllowed | None = None
+        self._keyed, self._hung_up = keys is not None, 0
         self._socket = zmq.Context.instance().socket(zmq.DEALER)
         self._socket.linger = 0
         self._socket.heartbeat_ivl, self._socket.heartbeat_timeout = HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._socket.maxmsgsize, self._socket.sndhwm = REPLY_BYTES, 0  # what is unanswered is kept here anyway
+        self._monitor = self._socket.get_monitor_socket(
+            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | REFUSED
+        )
         self._poller = zmq.Poller()
         self.register(self._poller)
-        self._socket.connect(endpoint)
+        try:
+            if keys is not None:
+                own, self._socket.curve_serverkey = client_keys(keys)
+                self._socket.curve_publickey, self._socket.curve_secretkey = own.public, own.secret
+            self._socket.ipv6 = "[" in endpoint
+            self._socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            self.close()
+            raise BadRequest(f"{endpoint!r} is not a server's address ({error}): write tcp://host:port") from error
+        except BaseException:
+            self.close()
+            raise
 
     def register(self, poller: zmq.Poller) -> None:
         """Have `poller` wake for anything that comes here, the end of the server too."""
@@ -53,12 +89,20 @@ class Connection:
         poller.register(self._monitor, zmq.POLLIN)
 
     def send(self, body: m.AnyRequest, tensors: Sequence[np.ndarray] = ()) -> int:
-        """Send a request and return its number; the arrays are copied. Raises BadRequest for an argument of a wrong type."""
+        """Send a request and return its number; the arrays are copied. Raises BadRequest for an argument of a wrong type
+        and for one that is larger than the server takes."""
         check_request(body)
         number = next(self._numbers)
-        frames = pack(number, body, tensors)
-        self.sent_bytes += sum(memoryview(f).nbytes for f in frames)
-        self._socket.send_multipart(frames)
+        answered = next(iter(self._unanswered), number) - 1
+        frames = pack(number, body, tensors, Sender(self._client, self.token, answered))
+        if (largest := max(memoryview(frame).nbytes for frame in frames)) > self.max_message_bytes:
+            raise BadRequest(
+                f"a request of {largest} bytes is more than the {self.max_message_bytes} that this server takes: send less, "
+                "or raise its --max-message"
+            )
+        frames = [bytes(frame) for frame in frames]
+        self._unanswered[number] = frames
+        self._send(frames)
         return number
 
     def ask(self, body: m.AnyRequest, timeout: float | None = None) -> Reply:
@@ -82,28 +126,82 @@ class Connection:
         return self._replies.pop(number, None)
 
     def wait(self, arrived: Callable[[], bool], timeout: float | None) -> None:
-        """Read until `arrived()`. Raises ServerGone after `timeout` seconds (the connection's own: None), or when it died."""
+        """Read until `arrived()`. Raises ServerGone after `timeout` seconds (the connection's own: None), or when it is
+        gone, and NotAllowed where the server and this client do not trust each other."""
         end = time.monotonic() + (self.timeout if timeout is None else timeout)
         while not arrived():
             left = end - time.monotonic()
-            if left <= 0 or not self._receive(left):
+            if left <= 0:
                 raise ServerGone(f"{self.endpoint} did not answer in time: is the server running there?")
+            self._receive(min(left, self.patience()))
+
+    def patience(self) -> float:
+        """Seconds for which it is still worth waiting for anything: for ever, but for a line that is broken."""
+        return float("inf") if self._lost_at is None else max(0.0, self._lost_at + RECONNECT_S - time.monotonic())
+
+    def _send(self, frames: list[bytes]) -> None:
+        self.sent_bytes += size_of(frames)
+        self._socket.send_multipart(frames, copy=False)
 
     def _receive(self, seconds: float) -> bool:
-        ready = dict(self._poller.poll(int(seconds * 1000)))
+        """Read one message or event, waiting so long for it; False if none came."""
+        if self._refusal:
+            raise self._refusal
+        ready = dict(self._poller.poll(min(int(seconds * 1000) + 1, 2**31 - 1) if seconds else 0))
         if self._socket in ready:
             frames = self._socket.recv_multipart(copy=False)
-            at = time.monotonic_ns()
-            self.received_bytes += sum(f.buffer.nbytes for f in frames)
-            number, body, arrays = unpack([f.buffer for f in frames], "reply")
-            if not isinstance(body, m.TokenReply):
-                self._replies[number] = Reply(body, arrays, at)
-            elif body.index == len(self._streams.get(number, ())):  # behind a gap: the last reply holds them all
-                self.stream(number).append(body.token)
+            self._take_in([frame.buffer for frame in frames], time.monotonic_ns())
             return True
         if self._monitor in ready:
+            self._heard(**recv_monitor_message(self._monitor))
+            return True
+        if self.patience() == 0:
             raise ServerGone(f"{self.endpoint} closed the connection: the server ended or died")
         return False
+
+    def _take_in(self, frames: list[Any], at_ns: int) -> None:
+        self.received_bytes += size_of(frames)
+        envelope, body, arrays = unpack(frames, "reply")
+        number = envelope.id
+        if number not in self._unanswered:  # said twice, or to nobody
+            return
+        if not isinstance(body, m.TokenReply):
+            del self._unanswered[number]
+            self._replies[number] = Reply(body, arrays, at_ns)
+        elif body.index == len(self._streams.get(number, ())):  # behind a gap: the last reply holds them all
+            self.stream(number).append(body.token)
+
+    def _heard(self, event: int, value: int, **_: Any) -> None:
+        """What ZeroMQ tells of the line."""
+        if event & zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self._met = True
+            if self._lost_at is not None:
+                self._lost_at = None
+                for frames in self._unanswered.values():
+                    self._send(frames)
+        elif event & zmq.EVENT_DISCONNECTED:
+            if self._lost_at is None and self._met:
+                self._lost_at = time.monotonic()
+        else:
+            self._hung_up += 1
+            if not event & zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL or (self._hung_up == HUNG_UP and not self._met):
+                self._refusal = NotAllowed(self._why_refused(event, value))
+                raise self._refusal
+
+    def _why_refused(self, event: int, value: int) -> str:
+        if event & zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            return (
+                f"{self.endpoint} does not let this key in: its holder's NAME.key must stand in the server's clients/"
+            )
+        if event & zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            why = "does it ask for keys? connect(..., keys=DIR)"
+            if self._keyed:
+                why = "is it the one whose server.key lies in keys? One that has no keys is reached without"
+            return f"{self.endpoint} hung up on our greeting: {why}"
+        if value != zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
+            return f"{self.endpoint} does not speak as a Djinn server does: is that the address of one?"
+        what = "has no keys: connect without them" if self._keyed else "asks for keys: connect(..., keys=DIR)"
+        return f"{self.endpoint} {what}"
 
     def close(self) -> None:
         self._socket.disable_monitor()
@@ -111,10 +209,12 @@ class Connection:
 
 
 def wait_for_any(connections: Collection[Connection], timeout: float | None) -> None:
-    """Sleep until something can be read on one of them. Raises ServerGone after `timeout` seconds."""
+    """Sleep until something can be read on one of them, or one is not worth waiting for. Raises ServerGone after
+    `timeout` seconds."""
     poller = zmq.Poller()
     for connection in connections:
         connection.register(poller)
     seconds = max(c.timeout for c in connections) if timeout is None else timeout
-    if not poller.poll(int(seconds * 1000)):
+    patience = min(connection.patience() for connection in connections)
+    if not poller.poll(int(min(seconds, patience) * 1000) + 1) and seconds < patience:
         raise ServerGone(f"no reply came from {', '.join(sorted({c.endpoint for c in connections}))} in {seconds:g} s")

@@ -204,6 +204,31 @@ class Session:
         body = self.connection.ask(m.Describe(session=self.id)).body
         return body.state, body.history
 
+    @property
+    def lease_left_s(self) -> float | None:
+        """Seconds for which it is kept if its owner gives no sign of life from now on; None when it has ended."""
+        return self.connection.ask(m.Describe(session=self.id)).body.lease_left_s
+
+    @property
+    def pause(self) -> Pause | None:
+        """The pause at which it stands now; `tokens` and `stamps` of the call that made it are not known any more."""
+        kept = self.look().pause
+        return None if kept is None else Pause(self, kept.name, kept.layer, kept.rows, np.zeros(0, np.int64))
+
+    @property
+    def checkpoints(self) -> dict[int, Checkpoint]:
+        """What can be rewound to now, by layer."""
+        return {kept.layer: Checkpoint(self, kept.name, kept.layer) for kept in self.look().checkpoints}
+
+    @property
+    def token_ids(self) -> np.ndarray:
+        """All tokens that it holds now, given and chosen, int64 `(n,)`."""
+        return np.array(self.look().token_ids, dtype=np.int64)
+
+    def look(self) -> m.Attached:
+        """What the server knows to go on from: token_ids, pause, checkpoints. Raises NoSuchSession."""
+        return self.connection.ask(m.Attach(session=self.id)).body
+
     def _run(self, body: m.Prefill | m.Generate | m.Resume, arrays: list[np.ndarray], wait: bool) -> Any:
         def make(reply: Any, tensors: list[np.ndarray]) -> Any:
             tokens = np.array(reply.tokens, dtype=np.int64)

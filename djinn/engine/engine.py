@@ -16,7 +16,7 @@ import torch
 from djinn.engine.checks import Limits, check_stands, check_work
 from djinn.engine.runner import Runner
 from djinn.engine.scheduler import Scheduler, Task
-from djinn.engine.session import Outcome, Paused, Result, Session, Work
+from djinn.engine.session import Ended, Outcome, Paused, Result, Session, Work
 from djinn.errors import BadRequest, DjinnError, IllegalMove, NoSuchSession, NotFinite, NotYet, ServerFault
 from djinn.model.slabs import SlabCache
 from djinn.paging.pager import Pager
@@ -44,7 +44,7 @@ class Engine:
         self.lock = pager.lock  # while it is held no session changes its state
         self.limits = Limits(pager.shape.layers, pager.shape.hidden_size, vocabulary, max_tokens)
         self.sessions: dict[str, Session] = {}
-        self._ended: dict[str, Machine] = {}
+        self._ended: dict[str, Ended] = {}
         self._admitted: queue.SimpleQueue[tuple[Work, Request] | None] = queue.SimpleQueue()
         self._running: dict[str, Work] = {}  # by session
         self._thread = threading.Thread(target=self._compute, name="compute", daemon=True)
@@ -52,24 +52,30 @@ class Engine:
 
     # -- called by the server's thread ---------------------------------------------------------------
 
-    def open(self) -> Session:
+    def open(self, owner: str = "") -> Session:
         key = secrets.token_hex(16)
-        session = Session(key, Residence(key, Machine()), SlabCache(self.limits.depth))
+        session = Session(key, Residence(key, Machine()), SlabCache(self.limits.depth), owner)
         self.pager.open(session.residence)
         self.sessions[key] = session
         return session
 
-    def find(self, key: str) -> Session:
-        """Raises NoSuchSession, saying how the session ended if it did so here."""
-        if key in self.sessions:
-            return self.sessions[key]
-        if key in self._ended:
-            raise NoSuchSession(f"the session is over ({self._ended[key].state}): open() begins another")
-        raise NoSuchSession(f"no session {key[:8]}…: it was closed long ago, or belongs to another server")
+    def find(self, key: str, owner: str = "") -> Session:
+        """Raises NoSuchSession, saying how the session ended if it did so here; another's is as if it were not there."""
+        session, ended = self.sessions.get(key), self._ended.get(key)
+        if session is not None and session.owner == owner:
+            return session
+        if ended is not None and ended.owner == owner:
+            how = f"{ended.machine.state}: {ended.why}" if ended.why else ended.machine.state
+            raise NoSuchSession(f"the session is over ({how}): open() begins another")
+        raise NoSuchSession(
+            f"no session {key[:8]}… of yours is here: it was closed long ago, belongs to another server, or was opened "
+            "with another key or token"
+        )
 
-    def machine(self, key: str) -> Machine:
+    def machine(self, key: str, owner: str = "") -> Machine:
         """The state machine of a session, of one that ended too."""
-        return self._ended[key] if key in self._ended else self.find(key).machine
+        ended = self._ended.get(key)
+        return ended.machine if ended is not None and ended.owner == owner else self.find(key, owner).machine
 
     def submit(self, work: Work) -> None:
         """Check the request, reserve for it and queue it. Raises what is wrong with it; the session is unharmed."""
@@ -132,8 +138,8 @@ class Engine:
             if session.residence.body.parts:
                 self.pager.park(session.residence)
 
-    def end(self, session: Session, state: State) -> None:
-        """Close or cancel: memory goes back now, or after the pass that is running."""
+    def end(self, session: Session, state: State, why: str = "") -> None:
+        """Close or cancel: memory goes back now, or after the pass that is running. `why` is told to who asks later."""
         with self.lock:
             if session.key in self._running:
                 self._running[session.key].cancelled = True
@@ -141,14 +147,15 @@ class Engine:
                 session.machine.move(state)
                 self.pager.release(session.residence)
             self.sessions.pop(session.key, None)
-            self._ended[session.key] = session.machine
+            self._ended[session.key] = Ended(session.owner, session.machine, why)
             if len(self._ended) > REMEMBERED:
                 self._ended.pop(next(iter(self._ended)))
 
-    def close(self, key: str) -> None:
-        """End a session for good; one that ended already is left as it is."""
-        if key in self.sessions:
-            self.end(self.sessions[key], State.DONE)
+    def close(self, key: str, owner: str = "") -> None:
+        """End a session for good; one that ended already is left as it is, and so is another's."""
+        session = self.sessions.get(key)
+        if session is not None and session.owner == owner:
+            self.end(session, State.DONE)
 
     def stats(self) -> dict[str, Any]:
         """Bytes by tier and moved since the start, sessions by state, waits of the compute by name: how often, how long."""
@@ -159,7 +166,7 @@ class Engine:
 
     def spans(self) -> list[Span]:
         """What the device and the streams did, and in which state each session was when: for a timeline."""
-        machines = {key: session.machine for key, session in list(self.sessions.items())} | self._ended
+        machines = {key: each.machine for key, each in (*list(self.sessions.items()), *list(self._ended.items()))}
         spans, now = self.scheduler.timeline.spans(), time.monotonic_ns()
         for key, machine in machines.items():
             stamps = machine.stamps()

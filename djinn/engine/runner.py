@@ -137,6 +137,7 @@ class _Run:
         if isinstance(result, Stopped):
             return result
         session.last_logits = self._to_host(result)
+        session.ids[one.past :] = one.ids
         self.stamps.setdefault("logits", time.monotonic_ns())
         session.length, session.pause, session.unfed = one.past + len(one.ids), None, []
         return None

@@ -35,6 +35,8 @@ class Session:
     key: str
     residence: Residence
     cache: SlabCache
+    owner: str = ""
+    ids: list[int] = field(default_factory=list)  # every token given to the model, up to `length`
     length: int = 0  # tokens whose KV is in every layer
     unfed: list[int] = field(default_factory=list)  # sampled, not yet given to the model
     last_logits: torch.Tensor | None = None  # (vocabulary,) float32 on the host
@@ -51,9 +53,22 @@ class Session:
         self.serial += 1
         return f"{what}-{self.serial}"
 
+    def token_ids(self) -> tuple[int, ...]:
+        """All that the session holds: what the model was given, the stopped pass, and what was chosen behind them."""
+        return (*self.ids[: self.length], *(self.pause.ids if self.pause else self.unfed))
+
     def kept(self) -> dict[str, Checkpoint]:
         """The hidden states that can still be gone on from, by name."""
         return self.checkpoints | ({self.pause.name: self.pause} if self.pause else {})
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What is remembered of a session that is over."""
+
+    owner: str
+    machine: Machine
+    why: str
 
 
 @dataclass

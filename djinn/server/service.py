@@ -1,4 +1,4 @@
-"""The wire thread: reads requests, hands them to the engine, sends what comes back.
+"""The wire thread: reads requests, has them carried out, sends what comes back, and ends leases.
 
 `accepted` is stamped when a request's frames are read, before anything is looked up. Results come from the compute and
 mover threads through the outbox, which wakes this thread's poll. Nothing here waits for compute or for a client.
@@ -9,37 +9,29 @@ from __future__ import annotations
 import logging
 import os
 import time
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
-import torch
 import zmq
 
-import djinn
 from djinn.engine.engine import Engine
-from djinn.engine.session import Result
-from djinn.errors import DjinnError, ProtocolError, ServerFault
-from djinn.server.outbox import HIGH_WATER, Outbox
-from djinn.server.requests import Computes, check_reply_size, reply_of, work_of
-from djinn.states import State
+from djinn.server.dispatch import Dispatcher
+from djinn.server.door import Door
+from djinn.server.leases import Leases
+from djinn.server.limits import ServerLimits
+from djinn.server.outbox import Outbox
 from djinn.wire import messages as m
-from djinn.wire.frames import unpack
 
 log = logging.getLogger(__name__)
-HEARTBEAT_MS, TIMEOUT_MS = 1000, 10000
+SWEEP_S = 60.0  # between looks at the leases, which a short lease makes more frequent
 
 
 class Service:
-    def __init__(self, engine: Engine, welcome: m.Welcome, endpoint: str) -> None:
-        self.engine, self.welcome = engine, welcome
-        self._socket = zmq.Context.instance().socket(zmq.ROUTER)
-        self._socket.router_mandatory = True  # a reply to a client that is gone is an error here, not silence
-        self._socket.linger = 0
-        self._socket.sndhwm = self._socket.rcvhwm = HIGH_WATER
-        self._socket.heartbeat_ivl, self._socket.heartbeat_timeout = HEARTBEAT_MS, TIMEOUT_MS
-        self._socket.bind(endpoint)
-        self.endpoint = self._socket.last_endpoint.decode()
-        self._outbox = Outbox(self._socket)
+    def __init__(self, engine: Engine, welcome: m.Welcome, limits: ServerLimits, door: Door) -> None:
+        self.engine, self.endpoint = engine, door.endpoint
+        self._door = door
+        self._outbox = Outbox(door.socket)
+        self._dispatcher = Dispatcher(engine, welcome, limits, Leases(limits.lease_s), self._outbox.post)
+        self._sweep_s = min(SWEEP_S, limits.lease_s / 4)
         self._stopping = False
 
     def stop(self) -> None:
@@ -48,106 +40,29 @@ class Service:
         self._outbox.ring()
 
     def serve(self) -> None:
+        socket, gate = self._door.socket, self._door.gate
         poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
+        poller.register(socket, zmq.POLLIN)
         poller.register(self._outbox.wake, zmq.POLLIN)
+        if gate:
+            poller.register(gate.socket, zmq.POLLIN)
+        sweep = time.monotonic() + self._sweep_s
         while not self._stopping:
-            ready = dict(poller.poll(self._outbox.retry_ms()))
+            until_sweep = max(0, int((sweep - time.monotonic()) * 1000))
+            retry = self._outbox.retry_ms()
+            ready = dict(poller.poll(until_sweep if retry is None else min(retry, until_sweep)))
             if self._outbox.wake in ready:
                 os.eventfd_read(self._outbox.wake)
-            if self._socket in ready:
-                frames = self._socket.recv_multipart(copy=False)
-                self._handle(frames[0].bytes, [f.buffer for f in frames[1:]], time.monotonic_ns())
+            if gate and gate.socket in ready:
+                gate.answer()
+            if socket in ready:
+                self._receive(socket.recv_multipart(copy=False), time.monotonic_ns())
+            if time.monotonic() >= sweep:
+                self._dispatcher.end_leases(self._outbox.connected)
+                sweep = time.monotonic() + self._sweep_s
             self._outbox.flush()
-        self._socket.close()
 
-    def _handle(self, peer: bytes, frames: list[Any], accepted_ns: int) -> None:
-        number = 0
-        try:
-            if not frames:
-                raise ProtocolError("an empty message")
-            number, body, arrays = unpack(frames, "request")
-            if isinstance(body, Computes):
-                self._submit(peer, number, body, arrays, accepted_ns)
-            elif isinstance(body, m.FetchActivation):
-                self._fetch(peer, number, body)
-            else:
-                self._outbox.post(peer, number, *self._answer(body))
-        except DjinnError as error:
-            number = getattr(error, "number", number)
-            self._outbox.post(peer, number, m.Failure(code=error.code, message=str(error)))
-        except Exception as error:  # a defect in answering one request must not end the server; it is reported
-            log.exception("request failed")
-            message = f"{type(error).__name__}: {error}"
-            self._outbox.post(peer, number, m.Failure(code=ServerFault.code, message=message))
-
-    def _submit(self, peer: bytes, number: int, body: Computes, arrays: list[np.ndarray], accepted_ns: int) -> None:
-        """The replies come later, from the compute or mover thread."""
-
-        def reply(result: Result) -> None:
-            self._outbox.post(peer, number, *reply_of(result))
-
-        def on_token(index: int, token: int) -> None:
-            self._outbox.post(peer, number, m.TokenReply(index=index, token=token))
-
-        with self.engine.lock:  # where the session stands now is where the work begins
-            work = work_of(self.engine.find(body.session), body, arrays, accepted_ns, reply)
-            check_reply_size(work, self.engine.limits.vocabulary)
-            work.on_token = on_token if body.stream else None
-            self.engine.submit(work)
-
-    def _fetch(self, peer: bytes, number: int, body: m.FetchActivation) -> None:
-        """The reply comes now, or when the session has been read from the disk."""
-
-        def give(hidden: torch.Tensor | DjinnError) -> None:
-            if isinstance(hidden, DjinnError):
-                self._outbox.post(peer, number, m.Failure(code=hidden.code, message=str(hidden)))
-            else:
-                self._outbox.post(peer, number, m.ActivationReply(), [hidden.numpy()])
-
-        self.engine.activation(self.engine.find(body.session), body.name, give)
-
-    def _answer(self, body: m.AnyRequest) -> tuple[m.AnyReply, list[np.ndarray]]:
-        engine = self.engine
-        match body:
-            case m.Hello(protocol=protocol):
-                if protocol != m.PROTOCOL:
-                    raise ProtocolError(
-                        f"client speaks protocol {protocol}, this server {m.PROTOCOL}: use the same version of djinn"
-                    )
-                return self.welcome, []
-            case m.Stats():
-                stats = engine.stats()
-                sessions, waits = stats.pop("sessions"), stats.pop("waits")
-                return m.StatsReply(bytes=stats, sessions=sessions, waits=waits, clock_ns=time.monotonic_ns()), []
-            case m.Spans():
-                return m.SpansReply(spans=tuple(engine.spans())), []
-            case m.Open():
-                return m.Opened(session=engine.open().key), []
-            case m.Describe(session=key):
-                machine = engine.machine(key)
-                return m.Described(state=str(machine.state), history=tuple(machine.stamps())), []
-            case m.Discard(session=key, name=name):
-                engine.discard(engine.find(key), name)
-            case m.Park(session=key, durable=durable):
-                engine.park(engine.find(key), durable)
-            case m.Cancel(session=key):
-                engine.end(engine.find(key), State.CANCELLED)
-            case m.Close(session=key):
-                engine.close(key)
-        return m.Done(), []
-
-
-def welcome(model: dict, device: str, plan: dict[str, int], max_tokens: int) -> m.Welcome:
-    """What a client is told of this server."""
-    return m.Welcome(
-        protocol=m.PROTOCOL,
-        server_version=djinn.__version__,
-        model=model,
-        device=device,
-        depth=model["layers"],
-        vocabulary=model["vocab_size"],
-        hidden_size=model["hidden_size"],
-        max_tokens=max_tokens,
-        plan=plan,
-    )
+    def _receive(self, frames: Sequence[zmq.Frame], accepted_ns: int) -> None:
+        peer, *rest = frames
+        key, shut_out = self._door.key_of(peer)
+        self._dispatcher.handle(peer.bytes, key, [frame.buffer for frame in rest], accepted_ns, shut_out)

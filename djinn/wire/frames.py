@@ -10,10 +10,12 @@ import msgspec
 import numpy as np
 
 from djinn.errors import BadRequest, ProtocolError
-from djinn.wire.messages import AnyReply, AnyRequest, Envelope, TensorSpec
+from djinn.wire.envelope import Envelope, Sender, TensorSpec
+from djinn.wire.messages import AnyReply, AnyRequest
 
 MAX_TENSORS = 2
 MAX_TENSOR_BYTES = 1 << 30
+MAX_HEADER_BYTES = 1 << 22
 
 
 def _plain(value: Any) -> Any:
@@ -28,11 +30,13 @@ _envelope = msgspec.msgpack.Decoder(Envelope)
 _bodies = {"request": msgspec.msgpack.Decoder(AnyRequest), "reply": msgspec.msgpack.Decoder(AnyReply)}
 
 
-def pack(number: int, body: AnyRequest | AnyReply, tensors: Sequence[np.ndarray] = ()) -> list[Any]:
+def pack(
+    number: int, body: AnyRequest | AnyReply, tensors: Sequence[np.ndarray] = (), sender: Sender | None = None
+) -> list[Any]:
     """Frames of one message. The arrays are not copied: they must not change until they are sent."""
     arrays = [np.ascontiguousarray(a) for a in tensors]
     specs = tuple(TensorSpec(str(a.dtype), a.shape) for a in arrays)
-    header = _encoder.encode(Envelope(number, msgspec.Raw(_encoder.encode(body)), specs))
+    header = _encoder.encode(Envelope(number, msgspec.Raw(_encoder.encode(body)), specs, sender))
     return [header, *(a.reshape(-1).view(np.uint8).data if a.size else b"" for a in arrays)]
 
 
@@ -44,28 +48,39 @@ def check_request(body: AnyRequest) -> None:
         raise BadRequest(f"an argument has the wrong type: {error}") from error
 
 
-def unpack(frames: Sequence[Any], kind: str) -> tuple[int, Any, list[np.ndarray]]:
-    """(number, body, arrays) of a `request` or `reply`. Raises ProtocolError; its `number` is 0 if not even that was read."""
+def size_of(frames: Sequence[Any]) -> int:
+    """Bytes of a message."""
+    return sum(memoryview(frame).nbytes for frame in frames)
+
+
+def unpack(frames: Sequence[Any], kind: str) -> tuple[Envelope, Any, list[np.ndarray]]:
+    """(envelope, body, arrays) of a `request` or `reply`. Raises ProtocolError; its `number` is 0 if not even that was read."""
     number = 0
     try:
+        if not frames:
+            raise ProtocolError("an empty message")
+        if (size := memoryview(frames[0]).nbytes) > MAX_HEADER_BYTES:
+            raise ProtocolError(f"a header of {size} bytes (limit {MAX_HEADER_BYTES})")
         envelope = _envelope.decode(frames[0])
         number = envelope.id
+        if kind == "request" and envelope.sender is None:
+            raise ProtocolError("a request does not say who asks")
         body = _bodies[kind].decode(envelope.body)
         if len(envelope.tensors) != len(frames) - 1 or len(envelope.tensors) > MAX_TENSORS:
             raise ProtocolError(
                 f"{len(frames) - 1} tensor frames came, the header describes {len(envelope.tensors)} (limit {MAX_TENSORS})"
             )
         arrays = [_array(spec, frame) for spec, frame in zip(envelope.tensors, frames[1:], strict=True)]
-    except (msgspec.MsgspecError, ProtocolError) as error:
+    except (msgspec.MsgspecError, ProtocolError, RecursionError, UnicodeDecodeError) as error:  # nested deep; no UTF-8
         refusal = ProtocolError(f"not a {kind} of this protocol: {error}")
         refusal.number = number
         raise refusal from error
-    return number, body, arrays
+    return envelope, body, arrays
 
 
 def _array(spec: TensorSpec, frame: Any) -> np.ndarray:
     dtype = np.dtype(spec.dtype)
-    if any(n < 0 for n in spec.shape) or len(spec.shape) > 4:
+    if len(spec.shape) > 4 or not all(0 <= n <= MAX_TENSOR_BYTES for n in spec.shape):
         raise ProtocolError(f"shape {spec.shape} is not a tensor's")
     expected = math.prod(spec.shape) * dtype.itemsize
     if expected != memoryview(frame).nbytes or expected > MAX_TENSOR_BYTES:

@@ -8,8 +8,9 @@ import msgspec
 
 from djinn.edits import AnyEdit
 from djinn.sampling import Sampling
+from djinn.wire.envelope import Name
 
-PROTOCOL = 2
+PROTOCOL = 3
 
 
 class _Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", forbid_unknown_fields=True):
@@ -32,8 +33,12 @@ class Open(_Request, tag="open"):
     pass
 
 
+class Sessions(_Request, tag="sessions"):
+    """Those of the owner who asks."""
+
+
 class _OfSession(_Request):
-    session: str
+    session: Name
 
 
 class _Computes(_OfSession):
@@ -59,19 +64,19 @@ class Generate(_Computes, tag="generate"):
 class Resume(_Computes, tag="resume"):
     """No frame, or one: the activation that replaces the kept one, float32 `(1, rows, hidden)`."""
 
-    pause: str | None = None  # the pause that the client means; None: wherever the session stands
-    checkpoint: str | None = None  # rewind to it instead
+    pause: Name | None = None  # the pause that the client means; None: wherever the session stands
+    checkpoint: Name | None = None  # rewind to it instead
     edits: tuple[AnyEdit, ...] = ()
 
 
 class FetchActivation(_OfSession, tag="activation"):
-    name: str
+    name: Name
 
 
 class Discard(_OfSession, tag="discard"):
     """Of a checkpoint."""
 
-    name: str
+    name: Name
 
 
 class Park(_OfSession, tag="park"):
@@ -90,11 +95,16 @@ class Describe(_OfSession, tag="describe"):
     pass
 
 
+class Attach(_OfSession, tag="attach"):
+    """What there is to go on from, for one who was not there."""
+
+
 AnyRequest = (
     Hello
     | Stats
     | Spans
     | Open
+    | Sessions
     | Prefill
     | Generate
     | Resume
@@ -104,7 +114,9 @@ AnyRequest = (
     | Cancel
     | Close
     | Describe
+    | Attach
 )
+Reads = Hello | Stats | Spans | Sessions | FetchActivation | Describe | Attach  # done twice they do no harm
 
 
 class _Reply(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", forbid_unknown_fields=True):
@@ -121,6 +133,8 @@ class Welcome(_Reply, tag="welcome"):
     hidden_size: int
     max_tokens: int
     plan: dict[str, int]
+    max_message_bytes: int
+    lease_s: float  # how long sessions are kept after their owner's last sign of life
 
 
 class StatsReply(_Reply, tag="stats"):
@@ -138,6 +152,17 @@ class SpansReply(_Reply, tag="spans"):
 
 class Opened(_Reply, tag="opened"):
     session: str
+
+
+class Listed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    id: str
+    state: str
+    tokens: int
+    lease_left_s: float
+
+
+class SessionsReply(_Reply, tag="sessions"):
+    sessions: tuple[Listed, ...]
 
 
 class TokenReply(_Reply, tag="token"):
@@ -170,6 +195,21 @@ class ActivationReply(_Reply, tag="activation"):
 class Described(_Reply, tag="described"):
     state: str
     history: tuple[tuple[str, int], ...]
+    lease_left_s: float | None  # None: it ended
+
+
+class Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A pause or a checkpoint."""
+
+    name: str
+    layer: int
+    rows: int
+
+
+class Attached(_Reply, tag="attached"):
+    token_ids: tuple[int, ...]
+    pause: Kept | None
+    checkpoints: tuple[Kept, ...]
 
 
 class Done(_Reply, tag="done"):
@@ -186,24 +226,13 @@ AnyReply = (
     | StatsReply
     | SpansReply
     | Opened
+    | SessionsReply
     | TokenReply
     | PausedReply
     | OutcomeReply
     | ActivationReply
     | Described
+    | Attached
     | Done
     | Failure
 )
-
-
-class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    dtype: Literal["int64", "float32"]
-    shape: tuple[int, ...]
-
-
-class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The first frame. `tensors` describes the raw frames behind it, one each."""
-
-    id: int
-    body: msgspec.Raw
-    tensors: tuple[TensorSpec, ...] = ()
