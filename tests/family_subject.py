@@ -1,7 +1,11 @@
-"""One family in one dtype, with what its tests need: the unpaused run, fresh slabs, poison and a watch on the layers."""
+"""One family in one dtype, with what its tests need: the unpaused run, fresh slabs, poison and a watch on the layers.
+
+    DJINN_TEST_DEVICE=cuda:0 make test ARGS=tests/test_families.py    # the same on a card
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +17,7 @@ from djinn.model.executor import Executor
 from djinn.model.layers import kv_shape
 from djinn.model.slabs import SlabCache
 
+DEVICE = torch.device(os.environ.get("DJINN_TEST_DEVICE", "cpu"))
 TOKENS = 64
 LATER = 30  # the second place of pauses in decode: the pass over this generated token
 
@@ -25,7 +30,7 @@ def build(family: Family, dtype: torch.dtype) -> torch.nn.Module:
     for parameter in model.parameters():
         if parameter.dim() >= 2:
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 1.5 / min(parameter.shape[-2:]) ** 0.5)
-    return model
+    return model.to(DEVICE)
 
 
 class Subject:
@@ -33,8 +38,9 @@ class Subject:
 
     def __init__(self, family: Family, dtype: str) -> None:
         self.family, self.dtype = family, dtype
+        torch.backends.cuda.enable_cudnn_sdp(False)  # as in the server
         model = build(family, getattr(torch, dtype))
-        self.prompt = torch.randint(3, VOCABULARY, (1, family.prompt), generator=torch.Generator().manual_seed(1))
+        self.prompt = torch.randint(3, VOCABULARY, (1, family.prompt), generator=torch.Generator().manual_seed(1)).to(DEVICE)
         model.generation_config.eos_token_id, model.generation_config.pad_token_id = None, 0
         self.plain_tokens = self.generated(model)
         self.plain_logits = model(input_ids=self.prompt, use_cache=True).logits
@@ -65,8 +71,8 @@ class Subject:
         """Slabs of NaN: whatever is read before it was written shows."""
         heads, head_dim = self.shape
         cache = SlabCache(self.depth)
-        dtype = getattr(torch, self.dtype)
-        cache.bind(torch.full((self.depth, self.family.prompt + TOKENS, 2, heads, head_dim), torch.nan, dtype=dtype))
+        shape, dtype = (self.depth, self.family.prompt + TOKENS, 2, heads, head_dim), getattr(torch, self.dtype)
+        cache.bind(torch.full(shape, torch.nan, dtype=dtype, device=DEVICE))
         return cache
 
     def copied(self, cache: SlabCache) -> SlabCache:

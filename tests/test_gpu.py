@@ -14,15 +14,39 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def client():
+PARTS = ("batching", "own-loop", "compiling", "graphs", "write-through", "parts-first", "overlap")
+
+
+@pytest.fixture(scope="module", params=[(), *[(part,) for part in PARTS]], ids=lambda without: "-".join(without) or "all")
+def client(request):
     with (
         djinn.serve(
-            "tiny-llama", device="cuda:0", dtype="bfloat16", device_budget="24MB", host_budget="60MB", max_tokens=256
+            "tiny-llama",
+            device="cuda:0",
+            dtype="bfloat16",
+            device_budget="24MB",
+            host_budget="60MB",
+            max_tokens=256,
+            without=request.param,
         ) as server,
         djinn.connect(server.endpoint, timeout=60) as connected,
     ):
         yield connected
+
+
+def test_a_pause_behind_any_layer_goes_on_to_the_bit(client, prompt):
+    session = client.open()
+    whole = session.prefill(prompt, max_new_tokens=6)
+    session.close()
+    for layer in range(1, client.server.depth + 1):
+        session = client.open()
+        session.prefill(prompt, break_at=layer)
+        session.park()
+        pause = session.resume(max_new_tokens=6, break_at=layer, break_token=3)
+        rest = session.resume(max_new_tokens=3)
+        assert [*pause.tokens.tolist(), *rest.tokens.tolist()] == whole.tokens.tolist()
+        assert np.array_equal(rest.logits, whole.logits)
+        session.close()
 
 
 def test_more_sessions_than_the_arena_holds_are_bit_equal_to_themselves_alone(client, prompt):
