@@ -6,6 +6,7 @@ Everything is a multiple of one unit, so that a hole is never too small to be of
 from __future__ import annotations
 
 import bisect
+import itertools
 from dataclasses import dataclass
 
 ALIGNMENT = 256  # bytes: what vectorised copies and attention kernels want of a row's start
@@ -39,9 +40,13 @@ class Extents:
         rounded = [self.rounded(size) for size in sizes]
         if sum(rounded) > self.free_bytes:
             return None
+        if (whole := self._first(sum(rounded))) is not None:  # side by side: quickly taken, and one run of bytes to copy
+            start = self._cut(whole, sum(rounded)).start
+            ends = list(itertools.accumulate(rounded, initial=start))
+            return [Extent(at, size) for at, size in zip(ends, rounded, strict=False)]
         before, taken = (list(self._free), self.free_bytes), []
         for size in rounded:
-            at = next((i for i, hole in enumerate(self._free) if hole.size >= size), None)
+            at = self._first(size)
             if at is None:
                 self._free, self.free_bytes = before
                 return None
@@ -58,7 +63,7 @@ class Extents:
     def take_below(self, nbytes: int, limit: int) -> Extent | None:
         """The lowest place for `nbytes` that starts below the address `limit`."""
         size = self.rounded(nbytes)
-        at = next((i for i, hole in enumerate(self._free) if hole.size >= size), None)
+        at = self._first(size)
         return self._cut(at, size) if at is not None and self._free[at].start < limit else None
 
     def take_scattered(self, nbytes: int) -> list[Extent] | None:
@@ -67,12 +72,16 @@ class Extents:
         if left > self.free_bytes:
             return None
         while left:
-            at = next((i for i, hole in enumerate(self._free) if hole.size >= left), None)
+            at = self._first(left)
             if at is None:
                 at = max(range(len(self._free)), key=lambda i: self._free[i].size)
             taken.append(self._cut(at, min(left, self._free[at].size)))
             left -= taken[-1].size
         return taken
+
+    def _first(self, size: int) -> int | None:
+        """Which hole is the first that holds `size` bytes."""
+        return next((i for i, hole in enumerate(self._free) if hole.size >= size), None)
 
     def _cut(self, at: int, size: int) -> Extent:
         hole = self._free.pop(at)
