@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument(
         "--variant",
         default="",
-        help="NAME:KEY=VALUE,... of djinn.serve, for an ablation: plain:without=graphs+compiling",
+        help="NAME:KEY=VALUE,... of djinn.serve: plain:without=graphs+compiling",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=N", help="another count or size than the scale's"
