@@ -116,8 +116,11 @@ def test_a_variant_is_read():
         "plain",
         {"write_through": False, "decode_rows": 8, "mode": "x"},
     )
-    with pytest.raises(ValueError):
-        read_variant(":a=1")
+    assert read_variant("slow:without=graphs+compiling")[1] == {"without": ("graphs", "compiling")}
+    assert read_variant("slow:without=graphs") == ("slow", {"without": ("graphs",)})
+    for wrong in (":a=1", "name:a"):
+        with pytest.raises(ValueError):
+            read_variant(wrong)
 
 
 def test_a_row_that_fails_is_kept_and_the_others_go_on(tmp_path):

@@ -26,7 +26,11 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the raw files: one for each run")
     parser.add_argument("--rows", default=",".join(GROUPS), help="groups, with commas (default: all)")
     parser.add_argument("--scale", default="paper", choices=SCALES)
-    parser.add_argument("--variant", default="", help="NAME:KEY=VALUE,... of djinn.serve, for an ablation")
+    parser.add_argument(
+        "--variant",
+        default="",
+        help="NAME:KEY=VALUE,... of djinn.serve: plain:without=graphs+compiling",
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=N", help="another count or size than the scale's"
     )

@@ -36,8 +36,8 @@ def row(bench: Bench, report: Report, sessions: int, tokens: int) -> None:
     s, client, name = bench.setting, bench.full(), f"oversub.n{sessions}_{tokens}"
     report.fact("plan", client.server.plan)
     prompts = bench.prompts(sessions, tokens)
-    for prompt in prompts[:2]:  # warm: what is compiled or captured at first use is
-        alone(client, prompt, s.new_tokens)
+    first = one_round(client, prompts, s.middle, s.new_tokens)  # what is compiled or captured at first use, is
+    report.fact(f"{name}.warm_up_s", first["seconds"])
     rounds: list[dict[str, Any]] = []
     for number in range(s.rounds):
         rounds.append(one_round(client, prompts, s.middle, s.new_tokens))

@@ -113,15 +113,18 @@ SCALES = {"paper": PAPER, "tiny": TINY}
 
 
 def read_variant(text: str) -> tuple[str, dict[str, Any]]:
-    """`name:key=value,key=value` → name, options of `djinn.serve`; on, off, numbers and text. Raises ValueError."""
+    """`name:key=value,key=value` → name, options of `djinn.serve`: numbers, text, true and false; `a+b` (and every
+    `without`) is a list. Raises ValueError."""
     name, _, given = text.partition(":")
-    options = dict(pair.split("=", 1) for pair in given.split(",") if pair)
-    if not name or (given and not options):
+    pairs = [pair.partition("=") for pair in given.split(",") if pair]
+    if not name or not all(key and equals for key, equals, _ in pairs):
         raise ValueError(f"{text!r}: expected NAME:KEY=VALUE,KEY=VALUE")
-    return name, {key: _value(value) for key, value in options.items()}
+    return name, {key: _value(key, value) for key, _, value in pairs}
 
 
-def _value(text: str) -> Any:
-    if text in ("true", "false"):
-        return text == "true"
-    return int(text) if text.lstrip("-").isdigit() else text
+def _value(key: str, value: str) -> Any:
+    if key == "without" or "+" in value:
+        return tuple(value.split("+"))
+    if value in ("true", "false"):
+        return value == "true"
+    return int(value) if value.lstrip("-").isdigit() else value
