@@ -111,7 +111,7 @@ def serve(
     revision: str | None = None,
     deterministic: bool = True,
     decode_rows: int | None = None,
-    keys: str | None = None,
+    keys: str | os.PathLike | None = None,
     lease: str | float | None = None,
     max_message: str | int | None = None,
     max_sessions: int | None = None,
