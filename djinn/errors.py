@@ -94,7 +94,7 @@ class LimitReached(DjinnError):
 
 
 class ReplyGone(DjinnError):
-    """The request was carried out once, and its reply is not kept any more: attach() says where the session stands."""
+    """The request was dealt with, once, but its reply could not be kept so long: attach() says where the session stands."""
 
     code = "reply_gone"
 

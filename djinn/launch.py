@@ -113,7 +113,7 @@ def serve(
     deterministic: bool = True,
     decode_rows: int | None = None,
     without: Sequence[str] = (),
-    keys: str | None = None,
+    keys: str | os.PathLike | None = None,
     lease: str | float | None = None,
     max_message: str | int | None = None,
     max_sessions: int | None = None,

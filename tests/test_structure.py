@@ -52,6 +52,8 @@ ARROWS: dict[str, set[str]] = {
 LIBRARIES = {
     "transformers": {"model", "engine"},
     "torch": {"tiers", "paging", "model", "engine", "server"},
+    "zmq": {"client", "server", "wire"},
+    "prometheus_client": {"server"},
     "mlflow": set(),
     "matplotlib": set(),
     "evaluation": set(),

@@ -24,8 +24,10 @@ from djinn.wire.envelope import Sender
 from djinn.wire.frames import MAX_TENSOR_BYTES, check_request, pack, size_of, unpack
 from djinn.wire.keys import client_keys
 
-HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 200, 5000
-RECONNECT_S = 3.0  # a server that cannot be reached again for so long is gone
+HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 1000, 30_000  # one frame must come through in that time: nothing overtakes it
+RECONNECT_HERE_S = 3.0  # a server on this machine that cannot be reached again for so long is gone
+RECONNECT_S = 30.0  # elsewhere the network may be at fault
+LOOPBACK = ("tcp://127.", "tcp://localhost:", "tcp://[::1]:")
 HUNG_UP = 3  # handshakes broken off without a word; after so many it is meant
 REPLY_BYTES = MAX_TENSOR_BYTES + (1 << 20)  # of one frame; a server that sends a larger one is hung up on
 REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -59,6 +61,7 @@ class Connection:
         self._streams: dict[int, list[int]] = {}  # tokens that came without a gap, of requests that stream
         self._met = False  # whether it was ever let in
         self._lost_at: float | None = None
+        self._reconnect_s = RECONNECT_HERE_S if endpoint.startswith(LOOPBACK) else RECONNECT_S
         self._refusal: NotAllowed | None = None
         self._keyed, self._hung_up = keys is not None, 0
         self._socket = zmq.Context.instance().socket(zmq.DEALER)
@@ -137,7 +140,7 @@ class Connection:
 
     def patience(self) -> float:
         """Seconds for which it is still worth waiting for anything: for ever, but for a line that is broken."""
-        return float("inf") if self._lost_at is None else max(0.0, self._lost_at + RECONNECT_S - time.monotonic())
+        return float("inf") if self._lost_at is None else max(0.0, self._lost_at + self._reconnect_s - time.monotonic())
 
     def _send(self, frames: list[bytes]) -> None:
         self.sent_bytes += size_of(frames)

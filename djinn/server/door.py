@@ -12,7 +12,7 @@ from djinn.errors import BadRequest
 from djinn.server.gate import DOMAIN, Gate
 from djinn.wire.keys import Keyring
 
-HEARTBEAT_MS, TIMEOUT_MS = 1000, 10000
+HEARTBEAT_MS, TIMEOUT_MS = 1000, 30_000  # one frame must come through in that time: nothing overtakes it
 HANDSHAKE_MS = 5000  # who has said nothing by then is hung up on
 SEND_HIGH_WATER = 64  # messages for one client; they are counted, not weighed (djinn/server/outbox.py weighs)
 CONNECTIONS = 65536

@@ -92,9 +92,7 @@ class Outbox:
             log.warning("a reply was lost: its client left %d others unread", HELD)
             return
         if held.waiting and held.bytes + size > HELD_BYTES and size > LARGE_BYTES:
-            message = (
-                f"the request was carried out, but {held.bytes} bytes of earlier replies were left unread: read sooner"
-            )
+            message = f"the reply was given up: {held.bytes} bytes of earlier ones were left unread, so read sooner"
             frames = pack(number, m.Failure(code=ReplyGone.code, message=message))
             size = size_of(frames)
         held.waiting.append((frames, size))
