@@ -28,7 +28,12 @@ from evaluation.points import Point, params, scalars, series
 
 EXPERIMENT = "djinn"
 BATCH_METRICS, BATCH_PARAMS = 1000, 100  # MLflow's limits for one log_batch
-FIGURE_OF = dict.fromkeys(RESUME_RULES, "figure7") | {"oversubscription": "figure6", "eager": "figure6"}
+FIGURE_OF = dict.fromkeys(RESUME_RULES, "figure7") | {
+    "oversubscription": "figure6",
+    "eager": "figure6",
+    "steering": "figureS2",
+    "checkpoint_cost": "figureS3",
+}
 
 
 def log_campaign(results_dir: Path, database: Path) -> None:
