@@ -1,6 +1,6 @@
 """One family in one dtype, with what its tests need: the unpaused run, fresh slabs, poison and a watch on the layers.
 
-    DJINN_TEST_DEVICE=cuda:0 make test ARGS=tests/test_families.py    # the same on a card
+DJINN_TEST_DEVICE=cuda:0 make test ARGS=tests/test_families.py    # the same on a card
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class Subject:
         self.family, self.dtype = family, dtype
         torch.backends.cuda.enable_cudnn_sdp(False)  # as in the server
         model = build(family, getattr(torch, dtype))
-        self.prompt = torch.randint(3, VOCABULARY, (1, family.prompt), generator=torch.Generator().manual_seed(1)).to(DEVICE)
+        self.prompt = torch.randint(3, VOCABULARY, (1, family.prompt), generator=torch.Generator().manual_seed(1)).to(
+            DEVICE
+        )
         model.generation_config.eos_token_id, model.generation_config.pad_token_id = None, 0
         self.plain_tokens = self.generated(model)
         self.plain_logits = model(input_ids=self.prompt, use_cache=True).logits

@@ -10,6 +10,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+from synthetic_experiments import made_up_experiments
+
 from evaluation.contenders.contender import PROBES
 from evaluation.peers import PEERS
 
@@ -151,19 +153,7 @@ def made_up(samples: int = 30) -> dict[str, dict[str, Any]]:
         "manual_pageable": system("manual_pageable", lambda p, t, layer: 0.5 + 0.16 * layer, rest),
         "djinn_resume": system("djinn", cold_djinn, rest, ("cold", "warm")),
         "oversubscription": oversubscription(),
-        "steering": {
-            "enabled": True,
-            "layer": 15,
-            "factor": 0.9,
-            "changed_argmax_share": 0.031,
-            "top1_agreement": 0.969,
-            "kl_mean": 0.011,
-            "positions": 4096,
-            "control_factor_1_changed_share": 0.0,
-            "hook_max_abs_diff": 0.0,
-            "resume_ms_edited": [101.0, 102.0, 100.5],
-            "resume_ms_plain": [100.0, 102.5, 100.1],
-        },
+        **made_up_experiments(),
         **{f"peer_{system}": peer(system) for system in PEERS},
         "workload": workload(),
     }

@@ -1,6 +1,7 @@
 """A campaign has an identity, is put away whole, and is the reference only if one commit stands for it."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from synthetic import change, write_results
 from evaluation.campaign import CampaignError, archive, main, reference, start
 from evaluation.claims import evaluate
 from evaluation.combine import combine
-from evaluation.figures import figure6, figure7
+from evaluation.figures import FIGURES
 from evaluation.peers_table import render
 
 CLAIMS = Path(__file__).parent.parent / "config" / "claims.yaml"
@@ -25,8 +26,8 @@ def finish(results: Path) -> Path:
     combine(results / "raw", results / "campaign.json", results / "combined.json")
     evaluate(results / "combined.json", CLAIMS, results / "claims.json", results / "claims.md")
     (results / "peers.md").write_text(render(json.loads((results / "combined.json").read_text())))
-    for name, figure in (("figure6_memory_virtualization", figure6), ("figure7_resume_latency", figure7)):
-        figure.draw(
+    for module, name in FIGURES.items():
+        import_module(f"evaluation.figures.{module}").draw(
             results / "combined.json",
             *(results / "figures" / f"{name}.{kind}" for kind in ("pdf", "png", "csv")),
         )

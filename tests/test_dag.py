@@ -15,7 +15,9 @@ from workflow_copy import ROOT, command, copy_workflow, environment, planned, sn
 SMOKE = ("--config", "scale=smoke")
 RESUMES = {"recompute": 1, "manual_offload": 3, "djinn_resume": 1}
 BESIDE = {"peer": 9, "workload": 1}
-MEASURED = {"provision": 1, "eager": 1, **RESUMES, "oversubscription": 1, "steering": 1, **BESIDE}
+# what runs prompts of resume.prompt_tokens beside the resumes
+PROMPTED = {"steering": 1, "checkpoint_cost": 1, "dispatch": 1, "concurrent": 1, "traced": 1, "zero_change": 1}
+MEASURED = {"provision": 1, "eager": 1, **RESUMES, "oversubscription": 1, "breakpoints": 1, **PROMPTED, **BESIDE}
 WAITS = """
 from evaluation.lifeline import die_with_parent
 die_with_parent()
@@ -23,10 +25,8 @@ print("alive", flush=True)
 import time
 time.sleep(600)
 """
-AFTER = {
-    **dict.fromkeys(("combine", "figure6", "figure7", "claims", "peers", "mlflow"), 1),
-    **dict.fromkeys(("seed_log", "pages"), 1),
-}
+FIGURES_AFTER = dict.fromkeys(("figure6", "figure7", "figureS1", "figureS2", "figureS3"), 1)
+AFTER = {"combine": 1, **FIGURES_AFTER, **dict.fromkeys(("claims", "peers", "mlflow", "seed_log", "pages"), 1)}
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +46,18 @@ def test_a_finished_run_has_nothing_to_do(finished):
 @pytest.mark.parametrize(
     ("change", "rerun"),
     [
-        ("resume={samples: 6}", RESUMES),
-        ("resume={prompt_tokens: 200}", {**RESUMES, "steering": 1}),
-        ("oversubscription={new_tokens: 5}", {"oversubscription": 1, **BESIDE}),
+        ("resume={samples: 6}", {**RESUMES, "steering": 1}),
+        ("resume={prompt_tokens: 200}", {**RESUMES, **PROMPTED}),
+        ("oversubscription={new_tokens: 5}", {"oversubscription": 1, "concurrent": 1, "zero_change": 1, **BESIDE}),
         ("oversubscription={prompt_tokens: 240}", {"oversubscription": 1, "eager": 1, **BESIDE}),
         ("budget={device: 50MB}", {"oversubscription": 1, "eager": 1, **BESIDE}),
         ("eager={max_sessions: 61}", {"eager": 1}),
         ("peers={samples: 4}", BESIDE),
-        ("activation_steering={modification_factor: 0.8}", {"steering": 1}),
+        ("activation_steering={modification_factor: 0.8}", {"steering": 1, "traced": 1}),
+        ("breakpoints={prompts: 3}", {"breakpoints": 1}),
+        ("checkpoint_cost={pairs: 4}", {"checkpoint_cost": 1}),
+        ("dispatch={samples: 4}", {"dispatch": 1}),
+        ("concurrent={clients: 4}", {"concurrent": 1}),
         ("threads=2", {"weights": 1, **MEASURED}),
         ("model={seed: 1}", {"weights": 1, **MEASURED}),
     ],
@@ -184,5 +188,6 @@ def test_every_rule_has_a_log_and_an_environment():
     for path in [*(ROOT / "workflow" / "rules").glob("*.smk")]:
         text = path.read_text()
         assert text.startswith("# Needs:"), path
-        for rule in text.split("\nrule ")[1:]:
-            assert "    log:" in rule and "    conda:" in rule, rule.partition("\n")[0]
+        for rule in re.split(r"\n(?:use )?rule ", text)[1:]:
+            inherits = " as " in rule.partition("\n")[0]  # the environment of the rule that it uses
+            assert "    log:" in rule and ("    conda:" in rule or inherits), rule.partition("\n")[0]

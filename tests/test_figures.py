@@ -4,11 +4,13 @@ import csv
 import json
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
-from synthetic import write_results
+from matplotlib.text import Text
+from synthetic import change, write_results
 
 from evaluation.combine import combine
-from evaluation.figures import figure6, figure7
+from evaluation.figures import FIGURES, figure6, figure7, figureS1, figureS2, figureS3, style
 from evaluation.figures.style import NothingToDraw, byte_unit
 
 
@@ -33,7 +35,33 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return combined(write_results(tmp_path_factory.mktemp("whole") / "laptop"))
 
 
-@pytest.mark.parametrize("figure", [figure6, figure7])
+EVERY = [figure6, figure7, figureS1, figureS2, figureS3]
+
+
+def test_every_figure_has_a_module_of_its_name() -> None:
+    assert [figure.__name__.rsplit(".", 1)[-1] for figure in EVERY] == list(FIGURES)
+
+
+@pytest.mark.parametrize("figure", EVERY)
+def test_a_figure_is_a_column_wide_and_has_no_text_below_seven_points(
+    figure, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = []
+    monkeypatch.setattr(style, "save", lambda made, *paths: kept.append(made))
+    drawn(figure, whole, tmp_path)
+    (made,) = kept
+    assert made.get_size_inches()[0] == style.COLUMN
+    made.canvas.draw()
+    texts = [text for text in made.findobj(Text) if text.get_text() and text.get_visible()]
+    assert min(text.get_fontsize() for text in texts) >= 7
+    ticks = {label for axes in made.axes for axis in (axes.xaxis, axes.yaxis) for label in axis.get_ticklabels("both")}
+    for text in set(texts) - ticks:  # those outside an axis' limits are not drawn
+        box = text.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= made.bbox.width and box.y0 >= 0 and box.y1 <= made.bbox.height, text.get_text()
+    plt.close(made)
+
+
+@pytest.mark.parametrize("figure", EVERY)
 def test_twice_drawn_is_the_same_bytes_with_fonts_and_without_a_date(figure, whole: Path, tmp_path: Path) -> None:
     first = [path.read_bytes() for path in drawn(figure, whole, tmp_path / "one")]
     second = [path.read_bytes() for path in drawn(figure, whole, tmp_path / "two")]
@@ -83,10 +111,39 @@ def test_what_is_missing_is_left_out_or_named(tmp_path: Path) -> None:
     drawn(figure6, few, tmp_path)
     drawn(figure7, few, tmp_path)
     resumes = ("djinn_resume", "manual_activation", "manual_full", "manual_pageable", "recompute")
-    none = combined(write_results(tmp_path / "none", without=("oversubscription", *resumes)))
-    for figure, words in ((figure6, "raw/oversubscription.json"), (figure7, "raw/djinn_resume.json")):
+    none = combined(
+        write_results(tmp_path / "none", without=("oversubscription", "steering", "checkpoint_cost", *resumes))
+    )
+    nothing = (
+        (figure6, "raw/oversubscription.json"),
+        (figure7, "raw/djinn_resume.json"),
+        (figureS1, "raw/djinn_resume.json"),
+        (figureS2, "raw/steering.json"),
+        (figureS3, "raw/checkpoint_cost.json"),
+    )
+    for figure, words in nothing:
         with pytest.raises(NothingToDraw, match=words):
             drawn(figure, none, tmp_path)
+
+
+def test_the_supplement_holds_what_combined_says(whole: Path, tmp_path: Path) -> None:
+    results = json.loads(whole.read_text())
+    swept = [line for line in table(drawn(figureS2, whole, tmp_path)[2]) if line["panel"] == "ab"]
+    assert [float(line["kl"]) for line in swept] == [row["kl"] for row in results["steering"]["sweep"]]
+    lines = table(drawn(figureS3, whole, tmp_path)[2])
+    for work, found in results["checkpoint_cost"]["interference"].items():
+        own = [line for line in lines if line["work"] == work]
+        assert [float(line["slowdown"]) for line in own if not line["label"]] == found["by_pair"]
+        assert float(own[-1]["slowdown"]) == found["slowdown"]["high"]
+    kinds = {(line["phase"], line["interval"]) for line in table(drawn(figureS1, whole, tmp_path)[2])}
+    assert kinds == {(phase, interval) for phase, interval, _ in figureS1.PANELS}
+
+
+def test_steering_that_is_off_is_a_figure_that_says_so(tmp_path: Path) -> None:
+    results = write_results(tmp_path / "off")
+    change(results / "raw" / "steering.json", lambda raw: raw.update(result={"enabled": False}))
+    paths = drawn(figureS2, combined(results), tmp_path)
+    assert all(path.stat().st_size for path in paths) and not table(paths[2])
 
 
 def test_deaths_at_nearly_the_same_n_share_a_label() -> None:

@@ -17,7 +17,9 @@ pytestmark = [
 PARTS = ("batching", "own-loop", "compiling", "graphs", "write-through", "parts-first", "overlap")
 
 
-@pytest.fixture(scope="module", params=[(), *[(part,) for part in PARTS]], ids=lambda without: "-".join(without) or "all")
+@pytest.fixture(
+    scope="module", params=[(), *[(part,) for part in PARTS]], ids=lambda without: "-".join(without) or "all"
+)
 def client(request):
     with (
         djinn.serve(

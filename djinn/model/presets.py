@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-# SmolLM2-135M-Instruct: the shape in its GGUF file. Llama-2: their published config.json. tiny-llama: ours, for tests.
+# SmolLM2-135M-Instruct: the shape in its GGUF file. Llama-2, GPT-2: their published config.json. tiny-llama: ours, for tests.
+# (gpt2-small, so that "gpt2" stays the name of the weights on the hub.)
 PRESETS: dict[str, dict[str, Any]] = {
     "smollm2-135m": {
         "model_type": "llama",
@@ -44,6 +45,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 4096,
         "rms_norm_eps": 1e-5,
         "tie_word_embeddings": False,
+    },
+    "gpt2-small": {
+        "model_type": "gpt2",
+        "vocab_size": 50257,
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "max_position_embeddings": 1024,
+        "layer_norm_epsilon": 1e-5,
     },
     "tiny-llama": {
         "model_type": "llama",

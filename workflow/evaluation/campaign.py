@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.combine import RULES
+from evaluation.figures import FIGURES
 
-FIGURES = ("figure6_memory_virtualization", "figure7_resume_latency")
 DONE = (
     "combined.json",
     "claims.json",
     "claims.md",
     "peers.md",
-    *(f"figures/{name}.{kind}" for name in FIGURES for kind in ("pdf", "png", "csv")),
+    *(f"figures/{name}.{kind}" for name in FIGURES.values() for kind in ("pdf", "png", "csv")),
 )
 KEPT = ("campaign.json", "weights.json", "raw", "exp3_osdi.log", *DONE)
 APART = ("campaigns", "reference")  # folders of results/ that are no scale

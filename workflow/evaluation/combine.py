@@ -12,6 +12,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from evaluation.experiments import EXPERIMENTS, experiments
 from evaluation.headline import headlines
 from evaluation.peers import PEERS
 from evaluation.resumes import compare, crossovers, summarise_cases
@@ -26,7 +27,7 @@ RESUME_RULES = {
     "djinn_resume": "djinn",
 }
 RULES = (
-    *("provision", "eager", *RESUME_RULES, "oversubscription", "steering"),
+    *("provision", "eager", *RESUME_RULES, "oversubscription", *EXPERIMENTS),
     *(f"peer_{system}" for system in PEERS),
     "workload",
 )
@@ -139,7 +140,7 @@ def sections(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "comparisons": compare(cases),
         "oversubscription": _oversubscription(results.get("oversubscription")),
         "eager": _eager(results.get("eager")),
-        "steering": _steering(results.get("steering")),
+        **experiments(results),
         "provision": results.get("provision"),
         "peers": peers_section(results),
         "workload": workload_section(results.get("workload")),
@@ -163,13 +164,6 @@ def _eager(result: dict[str, Any] | None) -> dict[str, Any] | None:
     by_name = {setting["name"]: setting for setting in result["settings"]}
     best = by_name[result["best"]]
     return result | {"best_sessions": best["sessions"], "best_live_over_headroom": best["live_over_headroom"]}
-
-
-def _steering(result: dict[str, Any] | None) -> dict[str, Any] | None:
-    if result is None or not result.get("enabled", True):
-        return result
-    timed = {key: summarise(result[key]) for key in ("resume_ms_edited", "resume_ms_plain") if result.get(key)}
-    return result | timed
 
 
 def same(one: Any, other: Any) -> bool:

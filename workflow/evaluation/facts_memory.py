@@ -83,12 +83,6 @@ def bit_equal(combined: Combined) -> tuple[float, str]:
 
 
 @FACTS.needs("oversubscription")
-def client_dispatch_ms(combined: Combined) -> tuple[float, str]:
-    ms = combined["oversubscription"]["client_dispatch_ms"]
-    return ms["median"], f"median of {ms['n']} requests, p95 {ms['p95']:.3g} ms"
-
-
-@FACTS.needs("oversubscription")
 def total_s(combined: Combined) -> tuple[float, str]:
     over = combined["oversubscription"]
     parts = over["seconds"]

@@ -1,8 +1,6 @@
-"""Facts about resume latency (pauses in prefill, Djinn evicted, the arena full) and about steering."""
+"""Facts about resume latency: pauses in prefill, Djinn evicted, the arena full."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from evaluation.facts import Absent, Combined, Facts
 from evaluation.resumes import medians, phase_of
@@ -101,37 +99,3 @@ def ready_p50_ms(combined: Combined) -> tuple[float, str]:
 @FACTS.needs("djinn_resume")
 def ready_p95_ms(combined: Combined) -> tuple[float, str]:
     return _middle(combined, "p95")
-
-
-def _steering(combined: Combined) -> dict[str, Any]:
-    steering = combined["steering"]
-    if not steering.get("enabled", True):
-        raise Absent("activation_steering.enabled is false in the config")
-    return steering
-
-
-@FACTS.needs("steering")
-def steering_changed_share(combined: Combined) -> tuple[float, str]:
-    steering = _steering(combined)
-    if abs(steering["factor"] - 0.9) > 1e-9:
-        raise Absent(f"the seed's number is for factor 0.9; modification_factor is {steering['factor']}")
-    return steering["changed_argmax_share"], (
-        f"share of {steering['positions']} argmax positions changed by factor {steering['factor']} "
-        f"at layer {steering['layer']}; mean KL {steering['kl_mean']:.3g} nats"
-    )
-
-
-@FACTS.needs("steering")
-def steering_control_share(combined: Combined) -> tuple[float, str]:
-    steering = _steering(combined)
-    return steering[
-        "control_factor_1_changed_share"
-    ], f"share of logits changed by factor 1.0 at layer {steering['layer']}"
-
-
-@FACTS.needs("steering")
-def steering_hook_difference(combined: Combined) -> tuple[float, str]:
-    steering = _steering(combined)
-    return steering[
-        "hook_max_abs_diff"
-    ], f"max |difference of logits| to a forward hook doing the same edit, {steering['positions']} positions"

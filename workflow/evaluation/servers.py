@@ -26,8 +26,11 @@ class Running:
 
 
 @contextmanager
-def server_for(settings: Any, max_tokens: int, device_budget: int) -> Iterator[Running]:
-    """A server for `settings`: bytes of `device_budget`, sessions of up to `max_tokens`. It ends with the block."""
+def server_for(settings: Any, max_tokens: int, device_budget: int, decode_rows: int | None = None) -> Iterator[Running]:
+    """A server for `settings`: bytes of `device_budget`, sessions of up to `max_tokens`. It ends with the block.
+
+    decode_rows: as of `djinn.serve`, of a server of our own.
+    """
     if settings.server:
         check_model(settings)
         yield Running(settings.server, None, None)
@@ -46,6 +49,7 @@ def server_for(settings: Any, max_tokens: int, device_budget: int) -> Iterator[R
         device_budget=device_budget,
         host_budget=settings.budget.host,
         max_tokens=max_tokens + MARGIN_TOKENS,
+        decode_rows=decode_rows,
     )
     with server:
         yield Running(server.endpoint, server.pid, server.start_s)

@@ -8,16 +8,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from djinn.errors import BadRequest, DjinnError
-from djinn.model.presets import PRESETS, depth
 from djinn.sizes import parse_bytes
 from evaluation import wording
+from evaluation.limits import beyond_the_model, of_another_device
 
 SCALES = ("smoke", "laptop", "paper")
 WHOLE = "DJINN_CONFIG"  # environment variable: the whole config of this run as JSON, for the scripts
@@ -35,10 +34,6 @@ def _size(value: Any) -> str | int:
     except BadRequest:
         raise ValueError("expected a size such as 750MB or 2GiB") from None
     return value
-
-
-CPU_ALLOCATORS = ("default", "mmap64k", "mmap1m", "arena1")  # what each means: parking_lot.py
-CUDA_ALLOCATORS = ("default", "expandable", "split512")
 
 
 def _whole(value: Any) -> Any:
@@ -108,6 +103,28 @@ class ActivationSteering(Section):
     steering_layer: Whole
 
 
+class Breakpoints(Section):
+    layers: Annotated[list[Whole], Field(min_length=1)]
+    dtype: Literal["float32", "bfloat16", "float16"]
+    prompts: Count
+    prompt_tokens: Count
+    new_tokens: Annotated[Whole, Field(ge=2)]  # one pause in prefill, one in decode, and something behind it
+    gpt2_layers: Annotated[list[Whole], Field(min_length=1)]
+    gpt2_source: Literal["random", "hub"]
+
+
+class CheckpointCost(Section):
+    pairs: Count
+
+
+class Dispatch(Section):
+    samples: Count
+
+
+class Concurrent(Section):
+    clients: Count
+
+
 class Settings(Section):
     scale: Literal["smoke", "laptop", "paper"]
     name: str | None = None
@@ -121,6 +138,10 @@ class Settings(Section):
     eager: Eager
     peers: Peers
     activation_steering: ActivationSteering
+    breakpoints: Breakpoints
+    checkpoint_cost: CheckpointCost
+    dispatch: Dispatch
+    concurrent: Concurrent
 
 
 def parse(config: dict[str, Any]) -> Settings:
@@ -129,7 +150,7 @@ def parse(config: dict[str, Any]) -> Settings:
         settings = Settings.model_validate(config)
     except ValidationError as error:
         raise ConfigError("\n".join(wording.line(item, _all_names()) for item in error.errors())) from None
-    wrong = _beyond_the_model(settings) + _of_another_device(settings)
+    wrong = beyond_the_model(settings) + of_another_device(settings)
     if wrong:
         raise ConfigError("\n".join(wrong))
     return settings
@@ -180,51 +201,3 @@ def _all_names() -> list[str]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             names += [f"{key}.{inner}" for inner in field.annotation.model_fields]
     return names
-
-
-def model_layers(model: Model) -> int | None:
-    """Decoder layers, from the preset or the local folder's config.json; None when only a hub knows."""
-    if model.source == "path":
-        config = Path(model.path or model.name) / "config.json"
-        return json.loads(config.read_text()).get("num_hidden_layers") if config.is_file() else None
-    return None if model.source == "hub" else depth(model.name)
-
-
-def _beyond_the_model(settings: Settings) -> list[str]:
-    model, wrong = settings.model, []
-    if model.source in ("wheel", "random") and depth(model.name) is None:
-        return [
-            f"config: model.name = {model.name!r}: expected one of {', '.join(sorted(PRESETS))} for source {model.source}"
-        ]
-    layers = model_layers(model)
-    breakpoints = {
-        "oversubscription.break_at": settings.oversubscription.break_at,
-        "activation_steering.steering_layer": settings.activation_steering.steering_layer,
-        **{f"resume.layers[{number}]": layer for number, layer in enumerate(settings.resume.layers)},
-    }
-    for name, layer in breakpoints.items():
-        if layers is None and layer < 1:
-            wrong.append(f"config: {name} = {layer}: expected 1 or more")
-        elif layers is not None and not 1 <= layer <= layers:
-            wrong.append(f"config: {name} = {layer}: expected 1..{layers} ({model.name} has {layers} layers)")
-    longest = PRESETS.get(model.name, {}).get("max_position_embeddings")
-    needed = {
-        "oversubscription.prompt_tokens": settings.oversubscription.prompt_tokens
-        + settings.oversubscription.new_tokens,
-        "resume.prompt_tokens": settings.resume.prompt_tokens + 1,
-    }
-    for name, tokens in needed.items():
-        if longest is not None and tokens > longest:
-            wrong.append(
-                f"config: {name}: {tokens} tokens with the new ones: expected {longest} at most ({model.name}'s positions)"
-            )
-    return wrong
-
-
-def _of_another_device(settings: Settings) -> list[str]:
-    known = CPU_ALLOCATORS if settings.device == "cpu" else CUDA_ALLOCATORS
-    return [
-        f"config: eager.allocators[{number}] = {name!r}: expected one of {', '.join(known)} on {settings.device}"
-        for number, name in enumerate(settings.eager.allocators)
-        if name not in known
-    ]

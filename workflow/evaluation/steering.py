@@ -1,7 +1,7 @@
-"""Steering: what scaling one layer's activation changes, with controls.
+"""Steering: what an edit of one layer's activation changes, against a plain forward hook, and what editing costs.
 
-Every prompt is paused at the steering layer and resumed three times over: unedited, edited, and edited by factor 1.0; the
-same edit is done by a plain forward hook on the model loaded here. Cost: all-position logits of each cross the wire.
+Every prompt is run once with a checkpoint at the steering layer and resumed from there with each factor of the sweep; factor
+1.0 is the control. The time of an edited resume is taken in turn with that of an unedited one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import djinn
 from evaluation.prompts import load_prompts
 from evaluation.servers import budget_for, server_for
 
-PROMPTS = 8
+PROMPTS = 4  # of resume.prompt_tokens each; all-position logits of each cross the wire once a factor
+SWEEP = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0)
+WARM_UP = 2  # pairs
 Progress = Callable[[str], None]
 
 
@@ -26,71 +28,86 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
 
     wanted, model = settings.activation_steering, settings.model
     if not wanted.enabled:
+        progress("steering: off (activation_steering.enabled is false)")
         return {"enabled": False}
     torch.set_num_threads(settings.threads)
-    length = settings.resume.prompt_tokens
+    length, layer = settings.resume.prompt_tokens, wanted.steering_layer
     prompts = load_prompts(model, PROMPTS, length)
-    loaded = load_model(**vars(model), device=settings.device)
-    hooked = Hooked(loaded.model, wanted.steering_layer, wanted.modification_factor)
-    layer, factor = wanted.steering_layer, wanted.modification_factor
-    changed, kl, control, differences, edited_ms, plain_ms = [], [], [], [], [], []
+    factors = sorted({*SWEEP, wanted.modification_factor})
+    hooked = Hooked(load_model(**vars(model), device=settings.device).model, layer)
+    rows: dict[float, list[dict[str, float]]] = {factor: [] for factor in factors}
     with (
         server_for(settings, length, budget_for(settings.weights, 2, length, length)) as server,
         djinn.connect(server.endpoint) as client,
     ):
         for number, prompt in enumerate(prompts, 1):
             session = client.open()
-            checkpoints, _ = session.prefill(prompt, checkpoint_at=[layer])
-            plain = session.resume(checkpoints[layer], logits="all")
-            edited = session.resume(checkpoints[layer], edit=djinn.Scale(factor), logits="all")
-            unity = session.resume(checkpoints[layer], edit=djinn.Scale(1.0), logits="all")
+            checkpoints, plain = session.prefill(prompt, checkpoint_at=[layer], logits="all")
+            for factor in factors:
+                steered = session.resume(checkpoints[layer], edit=djinn.Scale(factor), logits="all").logits
+                rows[factor].append(difference(plain.logits, steered, hooked.logits(prompt, factor)))
             session.close()
-            changed.append(float(np.mean(plain.logits.argmax(-1) != edited.logits.argmax(-1))))
-            kl.append(mean_kl(plain.logits, edited.logits))
-            control.append(float(np.mean(plain.logits != unity.logits)))
-            differences.append(float(np.abs(edited.logits - hooked.logits(prompt)).max()))
-            edited_ms.append((edited.stamps["logits"] - edited.stamps["accepted"]) / 1e6)
-            plain_ms.append((plain.stamps["logits"] - plain.stamps["accepted"]) / 1e6)
-            progress(f"steering: prompt {number} of {len(prompts)}, {changed[-1]:.2%} of argmax positions changed")
-    share = float(np.mean(changed))
+            progress(f"steering: prompt {number} of {len(prompts)}, {len(factors)} factors at layer {layer}")
+        times = in_turn(client, prompts[0], layer, wanted.modification_factor, settings.resume.samples)
     return {
         "enabled": True,
         "layer": layer,
-        "factor": factor,
-        "changed_argmax_share": share,
-        "changed_by_prompt": changed,
-        "top1_agreement": 1.0 - share,
-        "kl_mean": float(np.mean(kl)),
+        "modification_type": wanted.modification_type,
+        "factor": wanted.modification_factor,
         "positions": sum(map(len, prompts)),
-        "control_factor_1_changed_share": max(control),
-        "hook_max_abs_diff": max(differences),
-        "resume_ms_edited": edited_ms,
-        "resume_ms_plain": plain_ms,
+        "sweep": [{"factor": factor, "by_prompt": found} for factor, found in rows.items()],
+        "resume_ms": times,
     }
 
 
-def mean_kl(plain: np.ndarray, edited: np.ndarray) -> float:
-    """KL(plain || edited) in nats, mean over positions; logits float32 `(positions, vocabulary)`."""
-    p, q = _log_softmax(plain), _log_softmax(edited)
-    return float(np.mean(np.sum(np.exp(p) * (p - q), axis=-1)))
+def difference(plain: np.ndarray, steered: np.ndarray, hooked: np.ndarray) -> dict[str, float]:
+    """What one edit changed in one prompt; logits float32 `(positions, vocabulary)`.
+
+    changed_argmax, changed_logits: shares of positions, and of all logits, that differ. relative_l2: ‖steered − plain‖ /
+    ‖plain‖, mean over positions. kl: KL(plain ‖ steered), nats, mean. hook_max_abs: max |Δlogit| to the forward hook, and
+    hook_top1 the share of positions where both have the same best token.
+    """
+    import torch
+
+    p, q, h = (torch.from_numpy(np.array(each)) for each in (plain, steered, hooked))
+    log_p, log_q = p.log_softmax(-1), q.log_softmax(-1)
+    return {
+        "changed_argmax": float((p.argmax(-1) != q.argmax(-1)).float().mean()),
+        "changed_logits": float((p != q).float().mean()),
+        "relative_l2": float(((q - p).norm(dim=-1) / p.norm(dim=-1)).mean()),
+        "kl": float((log_p.exp() * (log_p - log_q)).sum(-1).mean()),
+        "hook_max_abs": float((q - h).abs().max()),
+        "hook_top1": float((q.argmax(-1) == h.argmax(-1)).float().mean()),
+    }
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+def in_turn(client: djinn.Client, prompt: list[int], layer: int, factor: float, pairs: int) -> dict[str, list[float]]:
+    """Accepted → logits (ms) of a resume from one checkpoint, as it is and edited, A B A B."""
+    session = client.open()
+    checkpoints, _ = session.prefill(prompt, checkpoint_at=[layer])
+    times: dict[str, list[float]] = {"unedited": [], "edited": []}
+    for _ in range(WARM_UP + pairs):
+        for name, edit in (("unedited", ()), ("edited", djinn.Scale(factor))):
+            stamps = session.resume(checkpoints[layer], edit=edit).stamps
+            times[name].append((stamps["logits"] - stamps["accepted"]) / 1e6)
+    session.close()
+    return {name: listed[WARM_UP:] for name, listed in times.items()}
 
 
 class Hooked:
     """The same edit by the plain means: a forward hook on the layer of a transformers model."""
 
-    def __init__(self, model: Any, layer: int, factor: float) -> None:
-        self.model = model
-        model.model.layers[layer - 1].register_forward_hook(lambda module, inputs, output: output * factor)
+    def __init__(self, model: Any, layer: int) -> None:
+        from djinn.model.layers import find_layers
 
-    def logits(self, prompt: list[int]) -> np.ndarray:
+        self.model, self.factor = model, 1.0
+        find_layers(model)[layer - 1].register_forward_hook(lambda module, inputs, output: output * self.factor)
+
+    def logits(self, prompt: list[int], factor: float) -> np.ndarray:
         """float32 `(positions, vocabulary)`."""
         import torch
 
+        self.factor = factor
         with torch.inference_mode():
             ids = torch.tensor([prompt], device=self.model.device)
             return self.model(ids, use_cache=True).logits[0].float().cpu().numpy()

@@ -19,7 +19,7 @@ DEFINITIONS = {
     "p95": "linear interpolation between order statistics",
     "ratio": "median of the baseline / median of Djinn: above 1 Djinn is faster",
     "ratio_spread": f"bootstrap 95 % interval of the ratio, {RESAMPLES} resamples of each side, seeded",
-    "paired": "median of the ratios inside a round; bounds: order statistics of a sign test, 95 % (from 6 rounds on)",
+    "paired": "median of the ratios (differences) inside a round; bounds: order statistics of a sign test, 95 % (from 6 rounds on)",
     "crossover": "recompute's median exceeds Djinn's; the difference is interpolated linearly between layers",
 }
 
@@ -51,16 +51,25 @@ def ratio(
 
 
 def paired(over: Sequence[float], under: Sequence[float]) -> dict[str, float | int]:
-    """Ratios of samples taken in turn, round by round: n, median, and its 95 % bounds.
+    """Ratios of samples taken in turn, round by round: n, ratio (their median), and its 95 % bounds.
 
     The bounds are the order statistics of a sign test, which assume nothing about the noise; of fewer than 6 rounds they
     are the smallest and the largest.
     """
-    ratios = sorted(a / b for a, b in zip(over, under, strict=True))
-    n = len(ratios)
+    middle, low, high = _median_and_bounds([a / b for a, b in zip(over, under, strict=True)])
+    return {"n": len(over), "ratio": middle, "low": low, "high": high}
+
+
+def paired_difference(more: Sequence[float], less: Sequence[float]) -> dict[str, float | int]:
+    """As `paired`, of the differences, in the samples' unit."""
+    middle, low, high = _median_and_bounds([a - b for a, b in zip(more, less, strict=True)])
+    return {"n": len(more), "difference": middle, "low": low, "high": high}
+
+
+def _median_and_bounds(samples: list[float]) -> tuple[float, float, float]:
+    ordered, n = sorted(samples), len(samples)
     margin = math.ceil(0.98 * math.sqrt(n))  # half the width, in ranks, of a 95 % interval of a median
-    low, high = ratios[max(0, n // 2 - margin)], ratios[min(n - 1, n // 2 + margin)]
-    return {"n": n, "ratio": float(np.median(ratios)), "low": low, "high": high}
+    return float(np.median(ordered)), ordered[max(0, n // 2 - margin)], ordered[min(n - 1, n // 2 + margin)]
 
 
 def crossover(ours: Mapping[int, float], theirs: Mapping[int, float]) -> dict[str, Any]:

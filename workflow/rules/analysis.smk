@@ -1,6 +1,6 @@
 # Needs: every raw result of this campaign, config/claims.yaml.
-# Makes: combined.json, the two figures (pdf, png, csv), claims.json and claims.md, peers.md, and the campaign's runs in results/mlflow.db.
-# Steps: combine -> figure 6 -> figure 7 -> claims -> peers -> MLflow. Nothing is measured here.
+# Makes: combined.json, the figures (pdf, png, csv), claims.json and claims.md, peers.md, and the campaign's runs in results/mlflow.db.
+# Steps: combine -> figures 6, 7, S1, S2, S3 -> claims -> peers -> MLflow. Nothing is measured here.
 
 
 rule combine:
@@ -22,44 +22,92 @@ rule figure6:
     input:
         combined=f"{RESULTS}/combined.json",
     output:
-        pdf=f"{FIGURE6}.pdf",
+        pdf=f"{RESULTS}/figures/{FIGURES['figure6']}.pdf",
         png=report(
-            f"{FIGURE6}.png",
+            f"{RESULTS}/figures/{FIGURES['figure6']}.png",
             caption="../report/figure6.rst",
             category="2. Figures",
             labels={"figure": "6, memory virtualization"},
         ),
-        csv=f"{FIGURE6}.csv",
+        csv=f"{RESULTS}/figures/{FIGURES['figure6']}.csv",
     log:
         f"{RESULTS}/logs/figure6.log",
     priority: 25
     conda:
         "../../envs/analysis.yaml"
+    params:
+        figure="figure6",
     shell:
-        "exec python workflow/scripts/figure6.py --combined {input.combined:q} --log {log:q}"
+        "exec python workflow/scripts/figure.py {params.figure} --combined {input.combined:q} --log {log:q}"
         " --out {output.pdf:q} {output.png:q} {output.csv:q}"
 
 
-rule figure7:
-    input:
-        combined=f"{RESULTS}/combined.json",
+use rule figure6 as figure7 with:
     output:
-        pdf=f"{FIGURE7}.pdf",
+        pdf=f"{RESULTS}/figures/{FIGURES['figure7']}.pdf",
         png=report(
-            f"{FIGURE7}.png",
+            f"{RESULTS}/figures/{FIGURES['figure7']}.png",
             caption="../report/figure7.rst",
             category="2. Figures",
             labels={"figure": "7, resume latency"},
         ),
-        csv=f"{FIGURE7}.csv",
+        csv=f"{RESULTS}/figures/{FIGURES['figure7']}.csv",
     log:
         f"{RESULTS}/logs/figure7.log",
-    priority: 20
-    conda:
-        "../../envs/analysis.yaml"
-    shell:
-        "exec python workflow/scripts/figure7.py --combined {input.combined:q} --log {log:q}"
-        " --out {output.pdf:q} {output.png:q} {output.csv:q}"
+    priority: 24
+    params:
+        figure="figure7",
+
+
+use rule figure6 as figureS1 with:
+    output:
+        pdf=f"{RESULTS}/figures/{FIGURES['figureS1']}.pdf",
+        png=report(
+            f"{RESULTS}/figures/{FIGURES['figureS1']}.png",
+            caption="../report/figureS1.rst",
+            category="2. Figures",
+            labels={"figure": "S1, all intervals of a resume"},
+        ),
+        csv=f"{RESULTS}/figures/{FIGURES['figureS1']}.csv",
+    log:
+        f"{RESULTS}/logs/figureS1.log",
+    priority: 23
+    params:
+        figure="figureS1",
+
+
+use rule figure6 as figureS2 with:
+    output:
+        pdf=f"{RESULTS}/figures/{FIGURES['figureS2']}.pdf",
+        png=report(
+            f"{RESULTS}/figures/{FIGURES['figureS2']}.png",
+            caption="../report/figureS2.rst",
+            category="2. Figures",
+            labels={"figure": "S2, steering"},
+        ),
+        csv=f"{RESULTS}/figures/{FIGURES['figureS2']}.csv",
+    log:
+        f"{RESULTS}/logs/figureS2.log",
+    priority: 22
+    params:
+        figure="figureS2",
+
+
+use rule figure6 as figureS3 with:
+    output:
+        pdf=f"{RESULTS}/figures/{FIGURES['figureS3']}.pdf",
+        png=report(
+            f"{RESULTS}/figures/{FIGURES['figureS3']}.png",
+            caption="../report/figureS3.rst",
+            category="2. Figures",
+            labels={"figure": "S3, interference of checkpoints"},
+        ),
+        csv=f"{RESULTS}/figures/{FIGURES['figureS3']}.csv",
+    log:
+        f"{RESULTS}/logs/figureS3.log",
+    priority: 21
+    params:
+        figure="figureS3",
 
 
 rule claims:
@@ -99,7 +147,10 @@ rule mlflow:
         weights=f"{RESULTS}/weights.json",
         raw=RAW,
         combined=f"{RESULTS}/combined.json",
-        figures=[*rules.figure6.output, *rules.figure7.output],
+        figures=[
+            multiext(f"{RESULTS}/figures/{name}", ".pdf", ".png", ".csv")
+            for name in FIGURES.values()
+        ],
         claims=rules.claims.output,
         peers=rules.peers.output,
     output:

@@ -10,7 +10,8 @@ from snakemake.exceptions import WorkflowError
 TOP = Path(workflow.basedir)
 sys.path[:0] = [str(TOP), str(TOP / "workflow")]
 
-from evaluation import lifeline, peers, scale, settings
+from evaluation import combine, lifeline, peers, scale, settings
+from evaluation.figures import FIGURES
 
 # Scripts run with this Python and this checkout's packages, and die with this process.
 lifeline.adopt_scripts()
@@ -39,25 +40,7 @@ logger.info(f"Djinn: {SCALE} scale ({WHY}), {SETTINGS.model.name} on {SETTINGS.d
 
 RESULTS = f"results/{SCALE}"
 MANUAL_MODES = ["activation", "full", "pageable"]
-RESUME_RULES = [
-    "recompute",
-    *[f"manual_{mode}" for mode in MANUAL_MODES],
-    "djinn_resume",
-]
-RAW = [
-    f"{RESULTS}/raw/{name}.json"
-    for name in [
-        "provision",
-        "eager",
-        *RESUME_RULES,
-        "oversubscription",
-        "steering",
-        *[f"peer_{system}" for system in peers.PEERS],
-        "workload",
-    ]
-]
-FIGURE6 = f"{RESULTS}/figures/figure6_memory_virtualization"
-FIGURE7 = f"{RESULTS}/figures/figure7_resume_latency"
+RAW = [f"{RESULTS}/raw/{rule}.json" for rule in combine.RULES]
 
 
 wildcard_constraints:

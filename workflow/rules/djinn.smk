@@ -58,6 +58,11 @@ rule steering:
     threads: workflow.cores
     params:
         measurement="steering",
-        settings=part("activation_steering", "resume.prompt_tokens", "budget.host"),
+        settings=part(
+            "activation_steering",
+            "resume.prompt_tokens",
+            "resume.samples",
+            "budget.host",
+        ),
     shell:
         MEASURE

@@ -44,16 +44,25 @@ def draw(combined: Path, out_pdf: Path, out_png: Path, out_csv: Path) -> None:
     deaths = [(setting["sessions"], setting["name"]) for setting in eager]
     style.write_csv(out_csv, HEADER, rows(over, timeline, deaths))
     with plt.rc_context(style.RC):
-        figure, grid = style.canvas(style.PAGE, 3.6, 2, 2, sharex="col", gridspec_kw={"height_ratios": [3.2, 1]})
-        figure.subplots_adjust(left=0.075, right=0.985, top=0.835, bottom=0.165, wspace=0.17, hspace=0.14)
+        figure = plt.figure(figsize=(style.COLUMN, 5.3))
+        halves = figure.add_gridspec(2, 1, left=0.135, right=0.985, top=0.875, bottom=0.14, hspace=0.32)
+        parts = [half.subgridspec(2, 1, height_ratios=[2.9, 1], hspace=0.16) for half in halves]
+        grid = [[figure.add_subplot(part[0]), figure.add_subplot(part[1])] for part in parts]
         top = 1.3 * max(row["demand_bytes"] for row in over["by_n"])
         unit = style.byte_unit(top)
         by_sessions(grid[0][0], over, deaths, unit)
-        by_time(grid[0][1], over, timeline, unit)
-        for axes in grid[0]:
+        by_time(grid[1][0], over, timeline, unit)
+        for axes, strip in grid:
             axes.set_ylim(0, top / unit[0])
+            axes.yaxis.set_major_locator(MaxNLocator(5))
+            axes.set_ylabel(f"Memory ({unit[1]})")
             budget_line(axes, over, unit)
-        process_strips(grid[1], over, timeline, results)
+            axes.tick_params(labelbottom=False)
+            strip.set_xlim(axes.get_xlim())
+            strip.set_xticks(axes.get_xticks())
+            strip.set_xlim(axes.get_xlim())
+        process_strips([strip for _, strip in grid], over, timeline, results)
+        figure.align_ylabels([axes for pair in grid for axes in pair])
         legend(figure, over)
         reserved = f"{over['workspace_bytes'] / unit[0]:.3g} {unit[1]} of the budget is workspace, without KV"
         load = f"{over['sessions']} sessions of {over['prompt_tokens']} tokens"
@@ -115,7 +124,6 @@ def by_sessions(axes: Axes, over: dict[str, Any], deaths: list[tuple[int, str]],
     furthest = max([over["sessions"], *(sessions for sessions, _ in deaths)])
     axes.set_xlim(0, furthest * 1.02)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.set_ylabel(f"Memory ({unit[1]})")
     style.panel_title(axes, "a", "over sessions alive")
     mark_deaths(axes, deaths, furthest)
 
@@ -153,7 +161,7 @@ def by_time(axes: Axes, over: dict[str, Any], timeline: list[dict[str, Any]], un
         if phase["name"] == "barrier":
             alive = f"  barrier: {over['barrier']['sessions_alive']} alive"
             axes.axvline(end, color=GREY, linewidth=0.7, linestyle=(0, (4, 2)))
-            axes.text(end, 0.83, alive, transform=across, fontsize=6.5, color="#444444", va="center")
+            axes.text(end, 0.83, alive, transform=across, fontsize=7, color="#444444", va="center")
         elif phase["name"] in PHASES:
             words = PHASES[phase["name"]]
             axes.text((start + end) / 2, 0.94, words, transform=across, fontsize=7, ha="center", va="center")
@@ -174,16 +182,16 @@ def process_strips(pair: Any, over: dict[str, Any], timeline: list[dict[str, Any
     ]
     series = [[(x, y) for x, y in points if y is not None] for points in series]
     largest = max((y for points in series for _, y in points), default=0)
-    scale, name = style.byte_unit(largest)
+    (scale, name), reading = style.byte_unit(largest), "RSS" if kind == "cpu" else "NVML"
     for axes, points, label in zip(pair, series, ("Sessions paused and alive", "Time (s)"), strict=True):
-        axes.set_xlabel(label, labelpad=2)
+        axes.set_xlabel(label, labelpad=1.5)
         axes.set_ylim(0, 1.2 * (largest or 1) / scale)
-        axes.yaxis.set_major_locator(MaxNLocator(3))
+        axes.yaxis.set_major_locator(MaxNLocator(2))
+        axes.set_ylabel(f"{reading} ({name})")
         if points:
             axes.plot([x for x, _ in points], [y / scale for _, y in points], color=GREEN)
         else:
             axes.text(0.02, 0.4, "the server's process could not be read", transform=axes.transAxes, fontsize=7)
-    pair[0].set_ylabel(f"{'RSS' if kind == 'cpu' else 'NVML'} ({name})")
 
 
 def legend(figure: Any, over: dict[str, Any]) -> None:
@@ -194,6 +202,6 @@ def legend(figure: Any, over: dict[str, Any]) -> None:
     handles += [
         Line2D([], [], color=BLUE, linestyle=(0, (5, 2)), label="device budget"),
         Line2D([], [], color=GREEN, label="server process"),
-        Line2D([], [], **DIED, linestyle=DOTS, label="PyTorch eager out of memory"),
+        Line2D([], [], **DIED, linestyle=DOTS, label="eager out of memory"),
     ]
-    figure.legend(handles=handles, loc="upper center", ncol=4, bbox_to_anchor=(0.5, 1.0), borderaxespad=0.2)
+    figure.legend(handles=handles, loc="upper center", ncol=3, bbox_to_anchor=(0.5, 1.0), borderaxespad=0.2)

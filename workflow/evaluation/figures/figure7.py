@@ -1,7 +1,7 @@
 """Figure 7, resume latency over the breakpoint layer: every system, `ready` and `logits`, median with p95.
 
-Needs at least one of raw/{recompute,manual_*,djinn_resume}.json. The upper row, pauses in prefill, is the
-figure; pauses in decode follow in the smaller row.
+Needs at least one of raw/{recompute,manual_*,djinn_resume}.json. Pauses in prefill; those in decode and the other intervals
+are in figure S1, which draws the same panels.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ SERIES = (
 )
 WHISKERS: dict[str, Any] = {"elinewidth": 0.7, "capsize": 1.6, "capthick": 0.7}
 SHOWN = (("ready_ms", "ready"), ("logits_ms", "logits"))
-PHASES = (("prefill", "paused in prefill"), ("decode", "paused in decode"))
 # fmt: off
 HEADER = (
     "phase", "temperature", "system", "layer", "interval", "n", "median_ms", "p95_ms",
@@ -43,38 +42,24 @@ def draw(combined: Path, out_pdf: Path, out_png: Path, out_csv: Path) -> None:
             "figure 7 needs raw/djinn_resume.json and its baselines: snakemake --forcerun djinn_resume"
         )
     style.write_csv(out_csv, HEADER, rows(results))
-    phases = [(phase, text) for phase, text in PHASES if any(phase in system for system in results["resume"].values())]
     with plt.rc_context(style.RC):
-        figure, grid = style.canvas(
-            style.PAGE,
-            4.3 if len(phases) > 1 else 3.0,
-            len(phases),
-            2,
-            sharex=True,
-            gridspec_kw={"height_ratios": [1.75, 1][: len(phases)]},
-        )
-        figure.subplots_adjust(left=0.075, right=0.985, top=0.865, bottom=0.135, wspace=0.16, hspace=0.22)
-        for (phase, text), pair in zip(phases, grid, strict=True):
-            for (interval, word), axes in zip(SHOWN, pair, strict=True):
-                panel(axes, results, phase, interval)
-                style.panel_title(
-                    axes,
-                    "abcd"[2 * phases.index((phase, text)) + [i for i, _ in SHOWN].index(interval)],
-                    f"{word}, {text}",
-                )
-            pair[0].set_ylabel("Latency (ms)")
-        for axes in grid[-1]:
-            axes.set_xlabel("Breakpoint layer $L$", labelpad=2)
+        figure, grid = style.canvas(4.6, 2, 1, sharex=True)
+        figure.subplots_adjust(left=0.15, right=0.985, top=0.845, bottom=0.2, hspace=0.2)
+        for letter, (interval, word), axes in zip("ab", SHOWN, grid[:, 0], strict=True):
+            panel(axes, results, "prefill", interval)
+            mark_crossover(axes, results["crossover"].get(interval, {}).get("cold"))
+            style.panel_title(axes, letter, f"{word}, paused in prefill")
+            axes.set_ylabel("Latency (ms)")
+        grid[1][0].set_xlabel("Breakpoint layer $L$", labelpad=1.5)
         handles, labels = grid[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="upper center", ncol=3, bbox_to_anchor=(0.5, 1.0), borderaxespad=0.3)
-        tokens = " and ".join(str(count) for count in sorted(set(results["resume_prompt_tokens"].values())))
-        style.small_print(
-            figure,
-            results,
-            f"{tokens} prompt tokens; points are medians, whiskers reach to the 95th percentile; "
-            "ready and logits both count from the request.",
-        )
+        figure.legend(handles, labels, loc="upper center", ncol=2, bbox_to_anchor=(0.5, 1.0), borderaxespad=0.3)
+        style.small_print(figure, results, explained(results, "ready and logits both count from the request"))
         style.save(figure, out_pdf, out_png)
+
+
+def explained(results: dict[str, Any], more: str) -> str:
+    tokens = " and ".join(str(count) for count in sorted(set(results["resume_prompt_tokens"].values())))
+    return f"{tokens} prompt tokens; points: medians, whiskers: to the 95th percentile; {more}."
 
 
 def rows(results: dict[str, Any]) -> list[tuple[Any, ...]]:
@@ -142,8 +127,6 @@ def panel(axes: Axes, results: dict[str, Any], phase: str, interval: str) -> Non
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(which="minor", length=1.5, width=0.4)
-    if phase == "prefill":
-        mark_crossover(axes, results["crossover"].get(interval, {}).get("cold"))
 
 
 def mark_crossover(axes: Axes, place: dict[str, Any] | None) -> None:

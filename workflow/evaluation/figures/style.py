@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-COLUMN, PAGE = 3.35, 7.0  # widths (inches) of a column and of a page of a two-column paper
+COLUMN = (
+    3.33  # width (inches) of a column of a two-column paper: every figure is drawn at that size, no text below 7 pt
+)
+SMALL = 7.0  # pt
+LINE = 78  # letters of a line of small text across a column
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000",
     "#E69F00",
@@ -35,15 +40,15 @@ RC = {
     "font.serif": ["STIXGeneral"],  # comes with matplotlib: the same letters on every machine
     "mathtext.fontset": "stix",
     "font.size": 8.0,
-    "axes.labelsize": 8.5,
-    "axes.titlesize": 8.5,
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
-    "legend.fontsize": 7.5,
+    "axes.labelsize": 8.0,
+    "axes.titlesize": 8.0,
+    "xtick.labelsize": SMALL,
+    "ytick.labelsize": SMALL,
+    "legend.fontsize": SMALL,
     "legend.frameon": False,
-    "legend.handlelength": 1.8,
-    "legend.columnspacing": 1.1,
-    "legend.handletextpad": 0.5,
+    "legend.handlelength": 1.7,
+    "legend.columnspacing": 0.9,
+    "legend.handletextpad": 0.4,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -72,17 +77,17 @@ def load(combined: Path) -> dict[str, Any]:
     return json.loads(combined.read_text())
 
 
-def canvas(width: float, height: float, rows: int, columns: int, **layout: Any) -> tuple[Figure, Any]:
-    """A figure of that size (inches) with a grid of axes; call inside `plt.rc_context(RC)`."""
-    return plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **layout)
+def canvas(height: float, rows: int, columns: int, **layout: Any) -> tuple[Figure, Any]:
+    """A figure of a column's width and that height (inches) with a grid of axes; call inside `plt.rc_context(RC)`."""
+    return plt.subplots(rows, columns, figsize=(COLUMN, height), squeeze=False, **layout)
 
 
 def save(figure: Figure, out_pdf: Path, out_png: Path) -> None:
-    """Vector PDF and 200 dpi PNG, without dates or versions in them."""
+    """Vector PDF and 300 dpi PNG, without dates or versions in them."""
     for path in (out_pdf, out_png):
         path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out_pdf, metadata={"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None})
-    figure.savefig(out_png, dpi=200, metadata={"Software": None})
+    figure.savefig(out_png, dpi=300, metadata={"Software": None})
     plt.close(figure)
 
 
@@ -118,13 +123,20 @@ def small_print(figure: Figure, results: dict[str, Any], extra: str = "") -> Non
     ]
     if results["mixed_commits"] or results["mixed_config"]:
         facts.append("MIXED " + " and ".join(kind for kind in ("commits", "config") if results[f"mixed_{kind}"]))
+    lines = [line for text in (extra, " · ".join(facts)) for line in textwrap.wrap(text, LINE)]
     figure.text(
         0.5,
-        0.005,
-        "\n".join(filter(None, [extra, " · ".join(facts)])),
+        0.004,
+        "\n".join(lines),
         ha="center",
         va="bottom",
-        fontsize=6,
+        fontsize=SMALL,
         color="#555555",
-        linespacing=1.3,
+        linespacing=1.15,
     )
+
+
+def staircase(axes: Axes, ratios: Sequence[float], **look: Any) -> None:
+    """The share of pairs up to each ratio: every single pair is a step."""
+    steps = [0.0, *(number / len(ratios) for number in range(1, len(ratios) + 1))]
+    axes.step([ratios[0], *ratios], steps, where="post", **look)

@@ -1,0 +1,106 @@
+"""What checkpoints cost: those who take them, until they lie in host memory, and others while such copies are under way.
+
+dispatch: the server does not time single checkpoints, so this is a paired difference: a prefill that keeps the state after
+every layer, against the same prefill that keeps none (ready → logits, on the server's clock), divided by their number.
+drained: from parking that session until all of it is in host memory (its own stamps). interference: another session's
+prefill and decode, with and without copies in flight, in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from typing import Any
+
+import djinn
+from evaluation.copying import Copying, busy_share
+from evaluation.parking import put_aside
+from evaluation.prompts import load_prompts
+from evaluation.servers import Running, budget_for, server_for, shape_of
+
+WARM_UP = 2  # pairs
+NEW_TOKENS = 4  # of a timed decode
+Progress = Callable[[str], None]
+
+
+def measure(settings: Any, progress: Progress) -> dict[str, Any]:
+    length, pairs = settings.resume.prompt_tokens, settings.checkpoint_cost.pairs
+    shape = shape_of(settings.weights)
+    checkpointed = shape.kv_bytes(length) + shape.layers * shape.hidden_bytes(length)
+    room = budget_for(settings.weights, 2, length, length) + (Copying.SESSIONS + 1) * checkpointed
+    prompts = load_prompts(settings.model, Copying.SESSIONS + 2, length)
+    with ExitStack() as stack:
+        server = stack.enter_context(server_for(settings, length, room))
+        client = stack.enter_context(djinn.connect(server.endpoint))
+        progress(f"checkpoint cost: {pairs} prefills with {shape.layers} checkpoints and without, in turn")
+        taken = taking(client, prompts[0], shape.layers, WARM_UP + pairs)
+        progress("checkpoint cost: a prefill and a decode while copies are under way and while none is, in turn")
+        beside = interference(stack, server, client, prompts, WARM_UP + pairs)
+    return {"prompt_tokens": length, "checkpoints": shape.layers, **taken, "interference": beside}
+
+
+def taking(client: djinn.Client, prompt: list[int], depth: int, pairs: int) -> dict[str, Any]:
+    """Prefills without and with a checkpoint after every layer, A B A B, and the draining of the latter."""
+    times: dict[str, list[float]] = {"without": [], "with": []}
+    drained: list[float] = []
+    moved: list[int] = []
+    for _ in range(pairs):
+        session = client.open()
+        times["without"].append(_ms(session.prefill(prompt).stamps, "ready", "logits"))
+        session.close()
+        before = client.stats()["bytes"]["evicted_bytes"]
+        session = client.open()
+        _, out = session.prefill(prompt, checkpoint_at=list(range(1, depth + 1)))
+        times["with"].append(_ms(out.stamps, "ready", "logits"))
+        put_aside([session])
+        moves = dict(session.history()[1])
+        drained.append((moves["host"] - moves["io_wait"]) / 1e6)
+        moved.append(client.stats()["bytes"]["evicted_bytes"] - before)
+        session.close()
+    return {
+        "prefill_ms": {name: listed[WARM_UP:] for name, listed in times.items()},
+        "drained_ms": drained[WARM_UP:],
+        "drained_bytes": moved[WARM_UP:],
+    }
+
+
+def interference(
+    stack: ExitStack, server: Running, client: djinn.Client, prompts: list[list[int]], pairs: int
+) -> dict[str, Any]:
+    """prefill_ms, decode_ms (of one token): alone and beside copies, A B A B. copied_bytes: during each of the latter.
+
+    busy: of every tenth pair, the share of the timed work during which a copy ran (asking for it takes time).
+    """
+    copying = stack.enter_context(Copying(server.endpoint, prompts[2:]))
+    decoder = client.open()
+    kept, _ = decoder.prefill(prompts[0], checkpoint_at=[client.server.depth])
+    start = kept[client.server.depth]
+    found: dict[str, Any] = {"prefill_ms": {"alone": [], "beside": []}, "decode_ms": {"alone": [], "beside": []}}
+    busy: list[float] = []
+    copied: list[int] = []
+    for number in range(pairs):
+        for way in ("alone", "beside"):
+            before = _copied(client)
+            with copying.under_way() if way == "beside" else nullcontext():
+                session = client.open()
+                prefilled = session.prefill(prompts[1]).stamps
+                decoded = decoder.resume(start, max_new_tokens=NEW_TOKENS).stamps
+            session.close()
+            found["prefill_ms"][way].append(_ms(prefilled, "ready", "done"))
+            found["decode_ms"][way].append(_ms(decoded, "logits", "done") / NEW_TOKENS)
+            if way == "beside":
+                copied.append(_copied(client) - before)
+                if number % 10 == 0:
+                    busy.append(busy_share(client, [(one["ready"], one["done"]) for one in (prefilled, decoded)]))
+    decoder.close()
+    kept_of = {what: {way: listed[WARM_UP:] for way, listed in ways.items()} for what, ways in found.items()}
+    return {**kept_of, "copied_bytes": copied[WARM_UP:], "busy": busy}
+
+
+def _copied(client: djinn.Client) -> int:
+    lives = client.stats()["bytes"]
+    return lives["evicted_bytes"] + lives["restored_bytes"]
+
+
+def _ms(stamps: dict[str, int], start: str, end: str) -> float:
+    return (stamps[end] - stamps[start]) / 1e6

@@ -1,0 +1,93 @@
+"""From the client's call to the server: idle and while it is busy; resumes of evicted sessions under that load; fetching.
+
+Dispatch is client_called → accepted: both stamps are of the same machine's monotonic clock. Busy is MEASURES' *loaded*: a
+prefill of resume.prompt_tokens always in flight, and eight sessions decoding all the time, asked for by another client.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import djinn
+from evaluation.load import DECODING, Load
+from evaluation.parking import put_aside
+from evaluation.prompts import load_prompts
+from evaluation.servers import budget_for, server_for
+
+SHORT = 16  # tokens of a session that is asked only to see how long asking takes
+WARM_UP = 3
+Progress = Callable[[str], None]
+
+
+def measure(settings: Any, progress: Progress) -> dict[str, Any]:
+    length, samples = settings.resume.prompt_tokens, settings.dispatch.samples
+    layer = settings.oversubscription.break_at
+    prompts = load_prompts(settings.model, samples + DECODING, length)
+    # the prefill in flight, the one behind it, the resumed session, and those that decode
+    budget = budget_for(settings.weights, DECODING + 4, length, length + Load.NEW_TOKENS)
+    with ExitStack() as stack:
+        server = stack.enter_context(server_for(settings, length + Load.NEW_TOKENS, budget))
+        client = stack.enter_context(djinn.connect(server.endpoint))
+        progress(f"dispatch: {samples} requests of each kind to an idle server, and as many activations fetched")
+        idle = asked(client, prompts[0][:SHORT], WARM_UP + samples)
+        fetched = fetch(client, prompts[0], layer, WARM_UP + samples)
+        progress(f"dispatch: {samples} sessions paused at layer {layer} and evicted")
+        sessions = [client.open() for _ in prompts[:samples]]
+        for session, prompt in zip(sessions, prompts, strict=False):
+            session.prefill(prompt, break_at=layer)
+        put_aside(sessions)
+        progress("dispatch: the same requests, and the evicted sessions resumed, while the server is busy")
+        with Load(server.endpoint, prompts[samples:]) as load:
+            busy = asked(client, prompts[0][:SHORT], WARM_UP + samples)
+            resumed = [session.resume().stamps for session in sessions]
+            done = load.done()
+        for session in sessions:
+            session.close()
+    return {
+        "prompt_tokens": length,
+        "layer": layer,
+        "idle_ms": idle,
+        "busy_ms": busy,
+        "fetch": fetched,
+        "loaded": {
+            "ready_ms": [(stamps["ready"] - stamps["accepted"]) / 1e6 for stamps in resumed],
+            "logits_ms": [(stamps["logits"] - stamps["accepted"]) / 1e6 for stamps in resumed],
+            "dispatch_ms": [_dispatch(stamps) for stamps in resumed],
+            **done,
+        },
+    }
+
+
+def asked(client: djinn.Client, prompt: list[int], samples: int) -> dict[str, list[float]]:
+    """Dispatch (ms) by kind of request: a prefill, a resume, and a resume that brings an activation."""
+    times: dict[str, list[float]] = {"prefill": [], "resume": [], "resume_with_activation": []}
+    for _ in range(samples):
+        session = client.open()
+        pause = session.prefill(prompt, break_at=1)
+        times["prefill"].append(_dispatch(pause.stamps))
+        pause = session.resume(break_at=client.server.depth)
+        times["resume"].append(_dispatch(pause.stamps))
+        out = session.resume(activation=pause.activation())
+        times["resume_with_activation"].append(_dispatch(out.stamps))
+        session.close()
+    return {kind: listed[WARM_UP:] for kind, listed in times.items()}
+
+
+def _dispatch(stamps: dict[str, int]) -> float:
+    return (stamps["accepted"] - stamps["client_called"]) / 1e6
+
+
+def fetch(client: djinn.Client, prompt: list[int], layer: int, samples: int) -> dict[str, Any]:
+    """A whole prompt's activation, float32, to the client: bytes, and ms of each fetch."""
+    session = client.open()
+    pause = session.prefill(prompt, break_at=layer)
+    times, size = [], 0
+    for _ in range(samples):
+        began = time.perf_counter()
+        size = pause.activation().nbytes
+        times.append(1000 * (time.perf_counter() - began))
+    session.close()
+    return {"bytes": size, "ms": times[WARM_UP:]}

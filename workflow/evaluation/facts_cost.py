@@ -1,0 +1,107 @@
+"""Facts about what it costs: checkpoints and their neighbours, dispatch, resumes under load, bytes on the wire."""
+
+from __future__ import annotations
+
+from djinn.sizes import format_bytes
+from evaluation.facts import Combined, Facts
+
+FACTS = Facts()
+BUSY = 0.8  # MEASURES: how busy the copy engines must be for an interference to count
+
+
+@FACTS.needs("checkpoint_cost")
+def checkpoint_dispatch_ms(combined: Combined) -> tuple[float, str]:
+    cost = combined["checkpoint_cost"]
+    each = cost["dispatch_ms"]
+    return each["difference"], (
+        f"paired difference of a prefill of {cost['prompt_tokens']} tokens with and without {cost['checkpoints']} "
+        f"checkpoints, divided by their number; {each['n']} pairs, 95 % bounds {each['low']:.3f} to {each['high']:.3f} ms; "
+        f"parked, {format_bytes(round(cost['drained_bytes']['median']))} more are in host memory "
+        f"{cost['drained_ms']['median']:.2f} ms later (median)"
+    )
+
+
+@FACTS.needs("checkpoint_cost")
+def checkpoint_share(combined: Combined) -> tuple[float, str]:
+    cost = combined["checkpoint_cost"]
+    each, prefill = cost["dispatch_ms"], cost["prefill_ms"]["without"]["median"]
+    return each["difference"] / prefill, (
+        f"{each['difference']:.3f} ms of a prefill of {prefill:.1f} ms, for one checkpoint; "
+        f"bounds {each['low'] / prefill:.2%} to {each['high'] / prefill:.2%}"
+    )
+
+
+def _slowdown(combined: Combined, what: str) -> tuple[float, str]:
+    cost = combined["checkpoint_cost"]
+    found, busy = cost["interference"][what], cost["busy"]["median"]
+    ratio = found["slowdown"]
+    enough = "" if busy >= BUSY else f" (MEASURES asks for {BUSY:.0%}: this load could not keep them as busy)"
+    return ratio["high"] - 1, (
+        f"upper 95 % bound of {ratio['n']} pairs; median {ratio['ratio'] - 1:+.1%}, {found['alone_ms']['median']:.1f} ms "
+        f"alone, {found['beside_ms']['median']:.1f} ms beside copies; copies ran {busy:.0%} of that time{enough}, "
+        f"{format_bytes(round(cost['copied_bytes']['median']))} in each pair"
+    )
+
+
+@FACTS.needs("checkpoint_cost")
+def prefill_slowdown(combined: Combined) -> tuple[float, str]:
+    return _slowdown(combined, "prefill")
+
+
+@FACTS.needs("checkpoint_cost")
+def decode_slowdown(combined: Combined) -> tuple[float, str]:
+    return _slowdown(combined, "decode")
+
+
+def _dispatch(combined: Combined, state: str) -> tuple[float, str]:
+    kinds = combined["dispatch"][state]
+    each = ", ".join(f"{kind.replace('_', ' ')} {ms['median']:.3g} (p95 {ms['p95']:.3g})" for kind, ms in kinds.items())
+    return kinds["prefill"]["median"], f"client's call → accepted, medians in ms of {kinds['prefill']['n']}: {each}"
+
+
+@FACTS.needs("dispatch")
+def dispatch_idle_ms(combined: Combined) -> tuple[float, str]:
+    value, detail = _dispatch(combined, "idle_ms")
+    fetched = combined["dispatch"]["fetch"]
+    return value, (
+        f"{detail}; fetching an activation of {format_bytes(fetched['bytes'])}: {fetched['ms']['median']:.2f} ms, "
+        f"{fetched['GBps']['median']:.2g} GB/s"
+    )
+
+
+@FACTS.needs("dispatch")
+def dispatch_busy_ms(combined: Combined) -> tuple[float, str]:
+    value, detail = _dispatch(combined, "busy_ms")
+    return value, f"{detail}; a prefill in flight and eight sessions decoding"
+
+
+@FACTS.needs("dispatch")
+def loaded_ready_p95_ms(combined: Combined) -> tuple[float, str]:
+    found = combined["dispatch"]["loaded"]
+    ready = found["ready_ms"]
+    return ready["p95"], (
+        f"L={combined['dispatch']['layer']}, evicted, {combined['dispatch']['prompt_tokens']} tokens, a prefill always in "
+        f"flight and eight sessions decoding; n={ready['n']}, p50 {ready['median']:.3g} ms, p95 {ready['p95']:.3g} ms"
+    )
+
+
+@FACTS.needs("traced")
+def down_over_logits(combined: Combined) -> tuple[float, str]:
+    traced = combined["traced"]
+    down = traced["checkpointed_down_bytes"]
+    return down / traced["logits_bytes"], (
+        f"{down:,} B came down the wire for a checkpointed prefill of {traced['prompt_tokens']} tokens, the last token's "
+        f"logits are {traced['logits_bytes']:,} B; its KV, {format_bytes(traced['kv_bytes'])}, stayed"
+    )
+
+
+@FACTS.needs("traced")
+def kv_over_wire(combined: Combined) -> tuple[float, str]:
+    traced = combined["traced"]
+    steps = "; ".join(
+        f"{step['step']}: {step['up_bytes']:,} B up, {step['down_bytes']:,} B down" for step in traced["steps"]
+    )
+    return 2 * traced["kv_bytes"] / traced["steered_bytes"], (
+        f"shipping the session's KV there and back would be 2 · {format_bytes(traced['kv_bytes'])}, the steered round trip "
+        f"was {format_bytes(traced['steered_bytes'])}: {steps}"
+    )

@@ -1,0 +1,58 @@
+"""Plain transformers as the measure of fidelity: what its own `generate` and its own forward say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from djinn.model.load import load_model
+
+
+class Plain:
+    """A model loaded here, untouched. facts: as `load_model` gives them."""
+
+    def __init__(self, model: dict[str, Any], device: str) -> None:
+        loaded = load_model(**model, device=device)
+        self.model, self.facts = loaded.model, loaded.facts
+        self.model.generation_config.eos_token_id = None  # both sides go on to the asked length
+
+    @torch.inference_mode()
+    def generate(self, prompts: list[list[int]], new_tokens: int) -> np.ndarray:
+        """int64 `(prompts, new_tokens)`, greedy; the prompts are of one length, so that nothing is padded."""
+        ids = torch.tensor(prompts, device=self.model.device)
+        made = self.model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=new_tokens,
+            pad_token_id=0,
+        )
+        return made[:, ids.shape[1] :].cpu().numpy()
+
+    @torch.inference_mode()
+    def compare(self, prompt: list[int], tokens: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
+        """One forward over the prompt and `tokens`, position by position against a session's `logits` of the same.
+
+        So a token that differs does not make all after it differ. near_ties: positions with another best token where the
+        plain logits of the two are within one step of the dtype; different: with more between them.
+        """
+        ids = torch.tensor([[*prompt, *tokens[:-1].tolist()]], device=self.model.device)
+        theirs = self.model(ids, use_cache=False).logits[0].float().cpu()
+        ours = torch.tensor(logits)
+        best, chosen = theirs.argmax(-1), ours.argmax(-1)
+        top = theirs.gather(1, best[:, None])[:, 0]
+        behind = top - theirs.gather(1, chosen[:, None])[:, 0]
+        apart, tied = best != chosen, behind <= step(top, self.facts["dtype"])
+        return {
+            "positions": len(best),
+            "near_ties": int((apart & tied).sum()),
+            "different": int((apart & ~tied).sum()),
+            "max_abs_logit_diff": float((ours - theirs).abs().max()),
+        }
+
+
+def step(values: torch.Tensor, dtype: str) -> torch.Tensor:
+    """The distance to the next larger number that `dtype` can hold, for each value."""
+    return torch.finfo(getattr(torch, dtype)).eps * 2.0 ** values.abs().clamp_min(1e-30).log2().floor()
