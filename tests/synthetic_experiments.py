@@ -55,12 +55,13 @@ def breakpoints() -> dict[str, Any]:
         one = {"positions": 127, "near_ties": 0, "different": 0, "max_abs_logit_diff": 1e-5}
         return {
             "facts": {"name": name, "source": "random", "dtype": "float32"},
+            "prompts": 20,
             "layers": [{"layer": layer, **row} for layer in layers],
             "plain": {"tokens": 1280, "as_generate": [64] * 20, "positions": [one] * 20},
         }
 
     models = {"campaign": model("smollm2-135m", (8, 15, 20, 22)), "gpt2": model("gpt2-small", (3, 6, 9))}
-    return {"prompts": 20, "prompt_tokens": 64, "new_tokens": 64, "models": models}
+    return {"prompt_tokens": 64, "new_tokens": 64, "models": models}
 
 
 def checkpoint_cost() -> dict[str, Any]:

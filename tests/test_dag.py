@@ -16,8 +16,17 @@ SMOKE = ("--config", "scale=smoke")
 RESUMES = {"recompute": 1, "manual_offload": 3, "djinn_resume": 1}
 BESIDE = {"peer": 9, "workload": 1}
 # what runs prompts of resume.prompt_tokens beside the resumes
-PROMPTED = {"steering": 1, "checkpoint_cost": 1, "dispatch": 1, "concurrent": 1, "traced": 1, "zero_change": 1}
-MEASURED = {"provision": 1, "eager": 1, **RESUMES, "oversubscription": 1, "breakpoints": 1, **PROMPTED, **BESIDE}
+PROMPTED = {"steering": 1, "dispatch": 1, "concurrent": 1, "traced": 1, "zero_change": 1}
+MEASURED = {
+    "provision": 1,
+    "eager": 1,
+    **RESUMES,
+    "oversubscription": 1,
+    "breakpoints": 1,
+    "checkpoint_cost": 1,
+    **PROMPTED,
+    **BESIDE,
+}
 WAITS = """
 from evaluation.lifeline import die_with_parent
 die_with_parent()

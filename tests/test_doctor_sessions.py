@@ -146,7 +146,7 @@ def test_a_servers_refusal_is_a_finding(client):
 
 
 def test_the_command_says_ok_or_what_is_wrong_by_its_exit_code(server, capsys, monkeypatch):
-    monkeypatch.setattr(command, "of_machine", lambda *wanted: [])
+    monkeypatch.setattr(command, "of_machine", lambda *wanted: ([], "cpu"))
     assert command.main(["--server", server.endpoint, "--resume-ms", str(ALWAYS_MS)]) == 0
     assert "5 ok" in capsys.readouterr().out
     assert command.main(["--server", server.endpoint, "--device", "cuda:7", "--resume-ms", str(ALWAYS_MS)]) == 1
@@ -157,7 +157,7 @@ def test_no_server_leaves_its_checks_open(capsys, monkeypatch):
     def gone(*args, **kwargs):
         raise ServerGone("nobody answered")
 
-    monkeypatch.setattr(command, "of_machine", lambda *wanted: [])
+    monkeypatch.setattr(command, "of_machine", lambda *wanted: ([], "cpu"))
     monkeypatch.setattr(command, "connect", gone)
     assert command.main(["--server", "tcp://127.0.0.1:1"]) == 1
     text = capsys.readouterr().out
@@ -169,3 +169,12 @@ def test_the_machine_and_a_server_of_its_own(capsys):
     text = capsys.readouterr().out
     assert all(check in text for check in ("python", "pinned memory", "snakemake lock", *command.SERVER_CHECKS))
     assert code == int("WRONG" in text)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"), [(["--device", "tpu"], "cpu or cuda:N"), (["--host-budget", "lots"], "750MB")]
+)
+def test_a_wrong_argument_is_named(capsys, words, says):
+    with pytest.raises(SystemExit) as ended:
+        command.main(words)
+    assert ended.value.code == 2 and says in capsys.readouterr().err

@@ -51,10 +51,13 @@ def test_a_figure_is_a_column_wide_and_has_no_text_below_seven_points(
     drawn(figure, whole, tmp_path)
     (made,) = kept
     assert made.get_size_inches()[0] == style.COLUMN
-    made.canvas.draw()
+    with plt.rc_context(style.RC):  # where the generic font is chosen
+        made.canvas.draw()
     texts = [text for text in made.findobj(Text) if text.get_text() and text.get_visible()]
     assert min(text.get_fontsize() for text in texts) >= 7
-    ticks = {label for axes in made.axes for axis in (axes.xaxis, axes.yaxis) for label in axis.get_ticklabels("both")}
+    ticks = {
+        label for axes in made.axes for axis in (axes.xaxis, axes.yaxis) for label in axis.get_ticklabels(which="both")
+    }
     for text in set(texts) - ticks:  # those outside an axis' limits are not drawn
         box = text.get_window_extent()
         assert box.x0 >= 0 and box.x1 <= made.bbox.width and box.y0 >= 0 and box.y1 <= made.bbox.height, text.get_text()

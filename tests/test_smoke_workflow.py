@@ -32,7 +32,7 @@ def test_the_whole_workflow_at_smoke_scale(tmp_path):
     assert parked["completed"] == parked["bit_equal"] == parked["sessions"]
     assert parked["barrier"]["demand_over_budget"] > 1
     for model in raws["breakpoints"]["result"]["models"].values():
-        assert all(row["bit_equal"] == raws["breakpoints"]["result"]["prompts"] for row in model["layers"])
+        assert all(row["bit_equal"] == model["prompts"] for row in model["layers"])
     found = json.loads((results / "combined.json").read_text())
     assert found["concurrent"]["as_alone"] == found["concurrent"]["clients"]
     assert found["zero_change"]["identical"] and found["zero_change"]["runs"]["tight"]["restores"] > 0

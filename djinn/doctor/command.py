@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from tempfile import gettempdir
 from djinn.client.client import Client, connect
 from djinn.doctor import machine, sessions
 from djinn.doctor.finding import Finding, report
-from djinn.errors import DjinnError
+from djinn.errors import BadRequest, DjinnError
 from djinn.launch import serve
 from djinn.model.weights import cache_root
 from djinn.sizes import parse_bytes
@@ -21,21 +22,27 @@ OWN_MODEL = "tiny-llama"
 SERVER_CHECKS = ("token accuracy", "checkpoint", "steering", "resume latency")
 
 
-def of_machine(device: str | None, port: int, host_budget: int) -> Iterator[Finding]:
-    yield machine.python()
+def of_machine(wanted: str | None, port: int, host_budget: int) -> tuple[list[Finding], str]:
+    """What was found, and the device that a server would use."""
+    findings = [machine.python()]
     found, torch = machine.torch()
-    yield found
+    findings.append(found)
+    device = wanted or "cpu"
     if torch is None:
-        yield Finding("device", None, "there is no torch to ask")
-        yield Finding("pinned memory", None, "there is no torch to ask")
+        findings += [Finding(check, None, "there is no torch to ask") for check in ("device", "pinned memory")]
     else:
-        found, chosen = machine.device(device, torch)
-        yield found
-        yield machine.pinned(torch, chosen) if found.ok else Finding("pinned memory", None, "there is no device")
-    yield machine.memory(host_budget)
-    yield machine.disk([cache_root(), Path.cwd(), Path(gettempdir())])
-    yield machine.port(port)
-    yield machine.snakemake_lock(Path.cwd())
+        found, device = machine.device(wanted, torch)
+        findings.append(found)
+        findings.append(
+            machine.pinned(torch, device) if found.ok else Finding("pinned memory", None, "there is no such device")
+        )
+    findings += [
+        machine.memory(host_budget),
+        machine.disk([cache_root(), Path.cwd(), Path(gettempdir())]),
+        machine.port(port),
+        machine.snakemake_lock(Path.cwd()),
+    ]
+    return findings, device
 
 
 def of_server(client: Client, device: str | None, resume_ms: float) -> Iterator[Finding]:
@@ -57,14 +64,27 @@ def guarded(check: str, look: Callable[[], Finding]) -> Finding:
 
 
 @contextmanager
-def client_of(endpoint: str | None, device: str | None) -> Iterator[Client]:
+def client_of(endpoint: str | None, device: str) -> Iterator[Client]:
     """Connected to `endpoint`, or to a server of our own that ends with the block."""
     if endpoint:
         with connect(endpoint, timeout=60.0) as client:
             yield client
     else:
-        with serve(OWN_MODEL, device=device or "cpu", **OWN) as own, connect(own.endpoint, timeout=60.0) as client:
+        with serve(OWN_MODEL, device=device, **OWN) as own, connect(own.endpoint, timeout=60.0) as client:
             yield client
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"cpu|cuda:\d+", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected cpu or cuda:N")
+    return text
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_bytes(text)
+    except BadRequest as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -76,15 +96,17 @@ def main(argv: list[str] | None = None) -> int:
         "--server", help="tcp://127.0.0.1:PORT of a running server (default: a small one of its own, ten seconds)"
     )
     parser.add_argument(
-        "--device", help="cpu or cuda:N that the server is to use (default: what torch finds, own server: cpu)"
+        "--device", type=_device, help="cpu or cuda:N that the server is to use (default: the first card, or the CPU)"
     )
     parser.add_argument("--port", type=int, default=5556, help="that a server is to listen on (default: %(default)s)")
-    parser.add_argument("--host-budget", default="2GB", help="memory that its pool is to take (default: %(default)s)")
+    parser.add_argument(
+        "--host-budget", type=_size, default="2GB", help="memory that its pool is to take (default: %(default)s)"
+    )
     parser.add_argument("--resume-ms", type=float, default=5.0, help="a slower resume is wrong (default: %(default)s)")
     args = parser.parse_args(argv)
-    findings = list(of_machine(args.device, args.port, parse_bytes(args.host_budget)))
+    findings, device = of_machine(args.device, args.port, args.host_budget)
     try:
-        with client_of(args.server, args.device) as client:
+        with client_of(args.server, device) as client:
             findings += of_server(client, args.device, args.resume_ms)
     except DjinnError as error:
         findings.append(

@@ -32,27 +32,26 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
     asked = {"dtype": wanted.dtype}
     gpt2 = {"name": GPT2, "source": wanted.gpt2_source, "seed": settings.model.seed, "path": None, "revision": None}
     models = {
-        "campaign": (vars(settings.model) | asked, wanted.layers),
-        "gpt2": (gpt2 | asked | {"hub_id": GPT2_HUB}, wanted.gpt2_layers),
+        "campaign": (vars(settings.model) | asked, wanted.layers, wanted.prompts),
+        "gpt2": (gpt2 | asked | {"hub_id": GPT2_HUB}, wanted.gpt2_layers, wanted.gpt2_prompts),
     }
     return {
-        "prompts": wanted.prompts,
         "prompt_tokens": wanted.prompt_tokens,
         "new_tokens": wanted.new_tokens,
         "models": {
             which: of_model(
-                settings, model, layers, lambda text, which=which: progress(f"breakpoints, {which}: {text}")
+                settings, model, layers, count, lambda text, which=which: progress(f"breakpoints, {which}: {text}")
             )
-            for which, (model, layers) in models.items()
+            for which, (model, layers, count) in models.items()
         },
     }
 
 
-def of_model(settings: Any, model: dict[str, Any], layers: list[int], progress: Progress) -> dict[str, Any]:
-    """One model: its uninterrupted sessions against plain transformers, and each layer's against both."""
+def of_model(settings: Any, model: dict[str, Any], layers: list[int], count: int, progress: Progress) -> dict[str, Any]:
+    """One model: `count` uninterrupted sessions against plain transformers, and each layer's against both."""
     wanted, section = settings.breakpoints, SimpleNamespace(**model)
     plain = Plain(model, settings.device)
-    prompts = load_prompts(section, wanted.prompts, wanted.prompt_tokens)
+    prompts = load_prompts(section, count, wanted.prompt_tokens)
     tokens = wanted.prompt_tokens + wanted.new_tokens
     own = SimpleNamespace(**{**vars(settings), "model": section, "server": None, "weights": plain.facts})
     budget = budget_for(plain.facts, len(prompts), tokens, tokens)
@@ -72,6 +71,7 @@ def of_model(settings: Any, model: dict[str, Any], layers: list[int], progress: 
     same = [matched(ours, theirs) for (ours, _), theirs in zip(alone, generated, strict=True)]
     return {
         "facts": plain.facts,
+        "prompts": count,
         "layers": rows,
         "plain": {"tokens": wanted.new_tokens * len(prompts), "as_generate": same, "positions": compared},
     }

@@ -24,7 +24,7 @@ Progress = Callable[[str], None]
 
 
 def measure(settings: Any, progress: Progress) -> dict[str, Any]:
-    length, pairs = settings.resume.prompt_tokens, settings.checkpoint_cost.pairs
+    length, pairs = settings.checkpoint_cost.prompt_tokens, settings.checkpoint_cost.pairs
     shape = shape_of(settings.weights)
     checkpointed = shape.kv_bytes(length) + shape.layers * shape.hidden_bytes(length)
     room = budget_for(settings.weights, 2, length, length) + (Copying.SESSIONS + 1) * checkpointed

@@ -31,6 +31,7 @@ def _of_model(model: Result) -> Result:
     counts = {key: sum(one[key] for one in positions) for key in ("positions", "near_ties", "different")}
     return {
         "facts": model["facts"],
+        "prompts": model["prompts"],
         "layers": layers,
         "plain": counts
         | {

@@ -27,7 +27,7 @@ def checkpoint_share(combined: Combined) -> tuple[float, str]:
     each, prefill = cost["dispatch_ms"], cost["prefill_ms"]["without"]["median"]
     return each["difference"] / prefill, (
         f"{each['difference']:.3f} ms of a prefill of {prefill:.1f} ms, for one checkpoint; "
-        f"bounds {each['low'] / prefill:.2%} to {each['high'] / prefill:.2%}"
+        f"bounds {100 * (each['low'] / prefill):.2f} % to {100 * (each['high'] / prefill):.2f} %"
     )
 
 
@@ -35,10 +35,10 @@ def _slowdown(combined: Combined, what: str) -> tuple[float, str]:
     cost = combined["checkpoint_cost"]
     found, busy = cost["interference"][what], cost["busy"]["median"]
     ratio = found["slowdown"]
-    enough = "" if busy >= BUSY else f" (MEASURES asks for {BUSY:.0%}: this load could not keep them as busy)"
+    enough = "" if busy >= BUSY else f" (MEASURES asks for {100 * BUSY:.0f} %: this load could not keep them as busy)"
     return ratio["high"] - 1, (
-        f"upper 95 % bound of {ratio['n']} pairs; median {ratio['ratio'] - 1:+.1%}, {found['alone_ms']['median']:.1f} ms "
-        f"alone, {found['beside_ms']['median']:.1f} ms beside copies; copies ran {busy:.0%} of that time{enough}, "
+        f"upper 95 % bound of {ratio['n']} pairs; median {100 * (ratio['ratio'] - 1):+.1f} %, {found['alone_ms']['median']:.1f} ms "
+        f"alone, {found['beside_ms']['median']:.1f} ms beside copies; copies ran {100 * busy:.0f} % of that time{enough}, "
         f"{format_bytes(round(cost['copied_bytes']['median']))} in each pair"
     )
 

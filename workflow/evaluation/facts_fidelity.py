@@ -13,12 +13,12 @@ SEED_LAYER, SEED_FACTOR = 20, 0.9
 
 def _accuracy(combined: Combined, which: str, layer: int | None = None) -> tuple[float, str]:
     """The smallest share of tokens that were the uninterrupted session's, over the layers measured."""
-    model, found = combined["breakpoints"]["models"][which], combined["breakpoints"]
+    model = combined["breakpoints"]["models"][which]
     layers = model["layers"] if layer is None else {str(layer): model["layers"].get(str(layer))}
     if None in layers.values():
         raise Absent(f"layer {layer} was not measured (breakpoints.layers: {', '.join(model['layers'])})")
     tokens, equal = (sum(row[key] for row in layers.values()) for key in ("tokens", "bit_equal"))
-    sessions = found["prompts"] * len(layers)
+    sessions = model["prompts"] * len(layers)
     return min(row["accuracy"] for row in layers.values()), (
         f"{_described(model)}, paused and parked at layer {', '.join(layers)}, in prefill and in decode: {tokens} tokens; "
         f"{equal} of {sessions} sessions end in bit-equal logits"
@@ -104,7 +104,7 @@ def steering_changed_share(combined: Combined) -> tuple[float, str]:
     row = _factor(steering, SEED_FACTOR)
     return row["changed_argmax"], (
         f"share of {steering['positions']} argmax positions changed by factor {SEED_FACTOR} at layer {steering['layer']}; "
-        f"of all logits {row['changed_logits']:.3g} changed, by {row['relative_l2']:.2%} of their length (L2); "
+        f"of all logits {row['changed_logits']:.3g} changed, by {100 * row['relative_l2']:.2f} % of their length (L2); "
         f"mean KL {row['kl']:.3g} nats"
     )
 
@@ -124,7 +124,7 @@ def steering_hook_difference(combined: Combined) -> tuple[float, str]:
     agreement = min(row["hook_top1"] for row in steering["sweep"])
     return worst["hook_max_abs"], (
         f"max |Δlogit| to a forward hook doing the same edit, the largest of {len(steering['sweep'])} factors "
-        f"(at {worst['factor']:g}), {steering['positions']} positions each; same best token at {agreement:.2%} or more"
+        f"(at {worst['factor']:g}), {steering['positions']} positions each; same best token at {100 * agreement:.2f} % or more"
     )
 
 

@@ -57,6 +57,7 @@ def _lengths(settings: Any) -> dict[str, int]:
         "oversubscription.prompt_tokens": over.prompt_tokens + over.new_tokens,
         "resume.prompt_tokens": settings.resume.prompt_tokens + 1,
         "breakpoints.prompt_tokens": _breakpoint_tokens(settings),
+        "checkpoint_cost.prompt_tokens": settings.checkpoint_cost.prompt_tokens,
     }
 
 

@@ -110,10 +110,12 @@ class Breakpoints(Section):
     prompt_tokens: Count
     new_tokens: Annotated[Whole, Field(ge=2)]  # one pause in prefill, one in decode, and something behind it
     gpt2_layers: Annotated[list[Whole], Field(min_length=1)]
+    gpt2_prompts: Count
     gpt2_source: Literal["random", "hub"]
 
 
 class CheckpointCost(Section):
+    prompt_tokens: Count
     pairs: Count
 
 

@@ -15,8 +15,8 @@ import djinn
 from evaluation.prompts import load_prompts
 from evaluation.servers import budget_for, server_for
 
-PROMPTS = 4  # of resume.prompt_tokens each; all-position logits of each cross the wire once a factor
-SWEEP = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0)
+PROMPTS = 3  # of resume.prompt_tokens each; all-position logits of each cross the wire once a factor
+SWEEP = (0.0, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)
 WARM_UP = 2  # pairs
 Progress = Callable[[str], None]
 

@@ -27,9 +27,7 @@ from evaluation.figures import FIGURE_OF
 from evaluation.points import Point, merged, params, scalars, series
 
 EXPERIMENT = "djinn"
-KIND = {
-    "mlflow.experimentKind": "custom_model_development"
-}  # the pages that list and compare runs, not those for chats
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # shown as runs to compare, not as chats
 BATCH_METRICS, BATCH_PARAMS = 1000, 100  # MLflow's limits for one log_batch
 
 

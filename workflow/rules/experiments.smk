@@ -22,7 +22,7 @@ use rule steering as checkpoint_cost with:
     priority: 48
     params:
         measurement="checkpoint_cost",
-        settings=part("checkpoint_cost", "resume.prompt_tokens", "budget.host"),
+        settings=part("checkpoint_cost", "budget.host"),
 
 
 use rule steering as dispatch with:

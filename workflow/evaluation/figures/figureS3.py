@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from evaluation.figures import style
 from evaluation.figures.style import BLACK, BLUE, ORANGE, VERMILION
 
-WORK = (("prefill", "prefill", BLUE), ("decode", "a token", ORANGE))
+WORK = (("prefill", "prefill", BLUE), ("decode", "decode, a token", ORANGE))
 HEADER = ("work", "slowdown", "share_of_pairs", "label")
 PROMISED = 1.01  # the seed: less than 1 % overhead
 
@@ -35,7 +35,7 @@ def draw(combined: Path, out_pdf: Path, out_png: Path, out_csv: Path) -> None:
             figure,
             results,
             f"{cost['prompt_tokens']} tokens; sessions with {cost['checkpoints']} checkpoints were copied during "
-            f"{cost['busy']['median']:.0%} of the time beside copies. Grey: 95 % bounds of the median.",
+            f"{100 * cost['busy']['median']:.0f} % of the time beside copies. Grey: 95 % bounds of the median.",
         )
         style.save(figure, out_pdf, out_png)
 
@@ -69,8 +69,13 @@ def panel(axes: Any, found: dict[str, Any], colour: str) -> None:
     )
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel(
-        f"Beside / alone: median {ratio['ratio'] - 1:+.1%}, upper 95 % bound {ratio['high'] - 1:+.1%}, {ratio['n']} pairs",
+        f"Beside / alone: median {percent(ratio['ratio'])}, upper 95 % bound {percent(ratio['high'])}, {ratio['n']} pairs",
         fontsize=style.SMALL,
         labelpad=1.5,
     )
     axes.set_ylim(0, 1)
+
+
+def percent(ratio: float) -> str:
+    """A slowdown as text: 1.133 is +13.3 %."""
+    return f"{100 * (ratio - 1):+.1f} %"
