@@ -59,9 +59,14 @@ def main() -> None:
                     torch.cuda.synchronize()
                 say(sessions=number, live_kv_bytes=number * session_bytes, process_bytes=reader.read(os.getpid()))
         except BaseException as error:
+            room = room_bytes(job)
             del ballast
             live = sum(map(kv_bytes, held))
-            say(error=f"{type(error).__name__}: {' '.join(str(error).split())[:400]}", live_kv_bytes=live)
+            say(
+                room_bytes=room,
+                error=f"{type(error).__name__}: {' '.join(str(error).split())[:400]}",
+                live_kv_bytes=live,
+            )
             raise
 
 
@@ -77,6 +82,11 @@ def limit(job: Any, headroom: int) -> None:
     torch.cuda.set_per_process_memory_fraction(
         job.budget_bytes / torch.cuda.get_device_properties(job.device).total_memory, job.device
     )
+
+
+def room_bytes(job: Any) -> int | None:
+    """What the operating system would still give; None on CUDA, whose allocator says so itself."""
+    return resource.getrlimit(resource.RLIMIT_DATA)[0] - data_bytes() if job.device == "cpu" else None
 
 
 def data_bytes() -> int:
