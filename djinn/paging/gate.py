@@ -15,11 +15,14 @@ class PartGate:
         self._queued = threading.Event()
         self._mark: Mark | DjinnError | None = None
 
-    def open(self, mark: Mark | DjinnError) -> None:
-        """An error: the part will never come."""
-        if not self._queued.is_set():
-            self._mark = mark
-            self._queued.set()
+    def open(self, mark: Mark) -> None:
+        self._mark = mark
+        self._queued.set()
+
+    def fail(self, error: DjinnError) -> None:
+        """The part will never come, whether its copy was queued or not."""
+        self._mark = error
+        self._queued.set()
 
     def hold(self) -> None:
         self._queued.wait()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from djinn.errors import IllegalMove
-from djinn.paging.residence import Body, Key, Part, Request, Residence
+from djinn.paging.residence import Body, Key, Part, Request, Residence, Saving
 from djinn.states import END
 from djinn.tiers.extents import Extents
 
@@ -20,7 +20,11 @@ class Ledger:
         self.device, self.host = device, host
         self.disk_capacity, self.disk_free = disk_bytes, disk_bytes
         self.residences: dict[str, Residence] = {}
+        self.disk_refuses = (
+            False  # its file system failed a write: nothing more goes there until some of it is given back
+        )
         self.waiting: list[Request] = []
+        self.saving: list[Saving] = []  # not begun yet
         self.more_host: Callable[[], bool] = lambda: False  # whether the host pool is still being made ready
 
     # -- sessions -----------------------------------------------------------------------------------
@@ -44,6 +48,8 @@ class Ledger:
         """The session may run: what it needs is on the device, or comes behind gates."""
         self.withdraw(request)
         request.residence.granted, request.residence.intended = True, False
+        request.residence.body.stays = False
+        self.changed(request.residence)
 
     def holds(self, request: Request) -> bool:
         """Whether all that it needs is on the device, for it alone."""
@@ -62,6 +68,11 @@ class Ledger:
             for key, nbytes in self.whole(request).items()
             if len(body.sharers) > 1 or not (p := body.parts.get(key)) or not p.device or p.device.size < nbytes
         }
+
+    def changed(self, residence: Residence) -> None:
+        """It is no longer what its durable file says."""
+        if residence.saved:
+            residence.saved.current = False
 
     def fork(self, parent: Residence, child: Residence) -> None:
         """`child` shares the parent's bytes until one of them runs on. Nothing is copied."""
@@ -103,6 +114,7 @@ class Ledger:
 
     def drop(self, residence: Residence, key: Key) -> None:
         """A kept state is no longer needed."""
+        self.changed(residence)
         if len(residence.body.sharers) == 1:  # else the others may need it
             residence.body.parts[key].dropped = True
             self.settle(residence.body)
@@ -123,8 +135,18 @@ class Ledger:
             self.free_device(part)
             self.free_host(part)
         if not body.sharers:
-            self.disk_free += body.disk_bytes
-            body.disk_bytes, body.here = 0, False
+            self.leave_disk(body)
+            body.here = False
+
+    def give_disk(self, nbytes: int) -> None:
+        self.disk_free += nbytes
+        self.disk_refuses = False
+
+    def leave_disk(self, body: Body) -> None:
+        """Its only copy is in a file no longer."""
+        if body.disk_bytes and not body.durable:
+            self.give_disk(body.disk_bytes)
+        body.disk_bytes, body.durable = 0, False
 
     def free_device(self, part: Part) -> None:
         if part.device:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 import zmq
 
 import djinn
+from djinn.engine.drain import drain
 from djinn.engine.engine import Engine
 from djinn.engine.session import Result
 from djinn.errors import DjinnError, ProtocolError, ServerFault
@@ -27,11 +29,13 @@ from djinn.wire.frames import unpack
 
 log = logging.getLogger(__name__)
 HEARTBEAT_MS, TIMEOUT_MS = 1000, 10000
+LAST_WORDS_MS = 1000  # that the last replies may take to leave, when the server ends
 
 
 class Service:
-    def __init__(self, engine: Engine, welcome: m.Welcome, endpoint: str) -> None:
-        self.engine, self.welcome = engine, welcome
+    def __init__(self, engine: Engine, welcome: m.Welcome, endpoint: str, drain_s: float) -> None:
+        """drain_s: how long running requests may take to their end, once the server was told to go."""
+        self.engine, self.welcome, self.drain_s = engine, welcome, drain_s
         self._socket = zmq.Context.instance().socket(zmq.ROUTER)
         self._socket.router_mandatory = True  # a reply to a client that is gone is an error here, not silence
         self._socket.linger = 0
@@ -40,18 +44,31 @@ class Service:
         self._socket.bind(endpoint)
         self.endpoint = self._socket.last_endpoint.decode()
         self._outbox = Outbox(self._socket)
-        self._stopping = False
+        self._told_to_go = self._drained = False
 
     def stop(self) -> None:
-        """End `serve` after the request at hand. May be called from a signal handler."""
-        self._stopping = True
+        """End `serve` when what runs has ended and what stands is safe. May be called from a signal handler."""
+        self._told_to_go = True
         self._outbox.ring()
+
+    def _drain(self) -> None:
+        """On a thread of its own: clients are answered meanwhile."""
+        try:
+            drain(self.engine, self.drain_s)
+        finally:
+            self._drained = True
+            self._outbox.ring()
 
     def serve(self) -> None:
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._outbox.wake, zmq.POLLIN)
-        while not self._stopping:
+        leaving: threading.Thread | None = None
+        while not self._drained:
+            if self._told_to_go and leaving is None:
+                self.engine.take_no_more()
+                leaving = threading.Thread(target=self._drain, name="drain")
+                leaving.start()
             ready = dict(poller.poll(self._outbox.retry_ms()))
             if self._outbox.wake in ready:
                 os.eventfd_read(self._outbox.wake)
@@ -59,7 +76,7 @@ class Service:
                 frames = self._socket.recv_multipart(copy=False)
                 self._handle(frames[0].bytes, [f.buffer for f in frames[1:]], time.monotonic_ns())
             self._outbox.flush()
-        self._socket.close()
+        self._socket.close(LAST_WORDS_MS)
 
     def _handle(self, peer: bytes, frames: list[Any], accepted_ns: int) -> None:
         number = 0
@@ -71,6 +88,8 @@ class Service:
                 self._submit(peer, number, body, arrays, accepted_ns)
             elif isinstance(body, m.FetchActivation):
                 self._fetch(peer, number, body)
+            elif isinstance(body, m.Park) and body.durable:
+                self._park_durably(peer, number, body)
             else:
                 self._outbox.post(peer, number, *self._answer(body))
         except DjinnError as error:
@@ -107,6 +126,15 @@ class Service:
 
         self.engine.activation(self.engine.find(body.session), body.name, give)
 
+    def _park_durably(self, peer: bytes, number: int, body: m.Park) -> None:
+        """The reply comes when the session is in its file."""
+
+        def then(error: DjinnError | None) -> None:
+            reply = m.Failure(code=error.code, message=str(error)) if error else m.Done()
+            self._outbox.post(peer, number, reply)
+
+        self.engine.park_durably(self.engine.find(body.session), then)
+
     def _answer(self, body: m.AnyRequest) -> tuple[m.AnyReply, list[np.ndarray]]:
         engine = self.engine
         match body:
@@ -129,8 +157,8 @@ class Service:
                 return m.Described(state=str(machine.state), history=tuple(machine.stamps())), []
             case m.Discard(session=key, name=name):
                 engine.discard(engine.find(key), name)
-            case m.Park(session=key, durable=durable):
-                engine.park(engine.find(key), durable)
+            case m.Park(session=key):
+                engine.park(engine.find(key))
             case m.Cancel(session=key):
                 engine.end(engine.find(key), State.CANCELLED)
             case m.Close(session=key):
