@@ -87,12 +87,6 @@ class NoDevice(DjinnError):
     code = "no_device"
 
 
-class NotYet(DjinnError):
-    """Promised by the design, not built yet."""
-
-    code = "not_yet"
-
-
 class ServerGone(DjinnError):
     """The server closed the connection, died, or did not answer in time."""
 

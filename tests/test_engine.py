@@ -116,6 +116,7 @@ def test_a_restore_that_breaks_off_fails_its_session_alone(engine, monkeypatch, 
         if name.startswith("restore"):
             calls.append(name)
             if len(calls) > 1:
+                until(lambda: session.machine.state is State.RUNNING)
                 raise RuntimeError("no such stream")
         copy(stream, name, copies)
 

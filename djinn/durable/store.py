@@ -76,7 +76,6 @@ class Store:
         return StateRefused(f"the session's file is damaged, and kept as {aside.name}: {reason}")
 
     def close(self) -> None:
-        """End the thread when what is queued is written, and give the folder back."""
+        """End the thread when what is queued is written."""
         self._work.put(None)
         self._thread.join()
-        self.folder.close()

@@ -12,9 +12,10 @@ from typing import Any
 
 from djinn.errors import Draining, IllegalMove
 from djinn.paging import saves
+from djinn.paging.endings import Endings, Reader
 from djinn.paging.layout import Layout
 from djinn.paging.ledger import Ledger
-from djinn.paging.mover import DurableFiles, Mover, Reader, Written
+from djinn.paging.mover import DurableFiles, Mover, Written
 from djinn.paging.residence import Key, Request, Residence, Saved, Saving
 from djinn.sizes import KVShape
 from djinn.states import State
@@ -40,7 +41,8 @@ class Pager:
         self.book = Ledger(arena.extents, host.extents, disk_bytes if disk else 0)
         self.book.more_host = lambda: host.growing
         self._numbers = itertools.count()
-        self._mover = Mover(self.book, self.layout, device, disk, durable, self.lock)
+        self._ends = Endings(self.book, disk, self.lock)
+        self._mover = Mover(self.book, self.layout, device, disk, durable, self._ends)
         host.open(self.lock)
 
     # -- asked for by the engine -----------------------------------------------------------------
@@ -59,7 +61,7 @@ class Pager:
             self.book.request(request)
             here = self.book.holds(request)
             if here:
-                self._mover.let_in(request)
+                self._ends.let_in(request)
             else:
                 self.lock.notify_all()
         if here:
@@ -103,8 +105,8 @@ class Pager:
         """
         with self.lock:
             residence.intended = True
-            self._mover.readers.append((residence, read))
-            self._mover.let_read()
+            self._ends.readers.append((residence, read))
+            self._ends.let_read()
             self.lock.notify_all()
 
     def written(self, residence: Residence, key: Key, live: int) -> None:
@@ -124,7 +126,7 @@ class Pager:
         """The session paused or became idle: it may be evicted now."""
         with self.lock:
             self.book.stopped(residence)
-            self._mover.end_lost(residence)
+            self._ends.end_lost(residence)
             self.lock.notify_all()
 
     def drop(self, residence: Residence, name: str) -> None:
@@ -138,8 +140,8 @@ class Pager:
         with self.lock:
             request = residence.waiting
             self.book.release(residence)
-            self._mover.forget_file(residence.body)
-            self._mover.let_read()
+            self._ends.forget_file(residence.body)
+            self._ends.let_read()
             saving = residence.saving
             if saving and not saving.begun:
                 saves.withdraw(self.book, saving)
@@ -174,10 +176,10 @@ class Pager:
                 "disk_budget_bytes": self.book.disk_capacity,
                 "disk_free_bytes": self.book.disk_free,
                 **{
-                    key: self._mover.moved[key]
+                    key: self._ends.moved[key]
                     for key in ("evicted_bytes", "restored_bytes", "mirrored_bytes", "spilled_bytes", "saved_bytes")
                 },
-                **{key: self._mover.moved[key] for key in ("evictions", "restores")},
+                **{key: self._ends.moved[key] for key in ("evictions", "restores")},
             }
 
     def refuse_waiting(self) -> None:
