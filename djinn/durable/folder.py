@@ -21,7 +21,7 @@ from djinn.durable import files
 from djinn.durable.record import Record
 from djinn.errors import BadRequest, StateInUse, StateRefused
 
-SUFFIX, PARTIAL, CORRUPT, SPILLED = ".safetensors", ".partial", ".corrupt", "spilled-"
+SUFFIX, PARTIAL, BEFORE, CORRUPT, SPILLED = ".safetensors", ".partial", ".before", ".corrupt", "spilled-"
 
 
 class StateFolder:
@@ -45,7 +45,7 @@ class StateFolder:
             ) from None
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, str(os.getpid()).encode(), 0)
-        for left in self.path.glob("*" + PARTIAL):
+        for left in (*self.path.glob("*" + PARTIAL), *self.path.glob("*" + BEFORE)):
             left.unlink()
         for left in self.path.glob(SPILLED + "*"):
             shutil.rmtree(left)
@@ -74,15 +74,29 @@ class StateFolder:
 
         wanted: false once `forget` has been called for it.
         """
-        partial = self.path / (record.key + PARTIAL)
+        partial, before = (self.path / (record.key + suffix) for suffix in (PARTIAL, BEFORE))
         try:
             files.write(partial, record, parts)
             with self._naming:
                 if wanted():
-                    os.replace(partial, self.file(record.key))
-            files.sync_folder(self.path)
+                    self._put_in_place(partial, before, self.file(record.key))
         finally:
             partial.unlink(missing_ok=True)
+            before.unlink(missing_ok=True)
+
+    def _put_in_place(self, partial: Path, before: Path, path: Path) -> None:
+        """Where the folder cannot be synced, the file of before is back: what is not there for good must not be taken for it."""
+        if path.exists():
+            os.link(path, before)
+        os.replace(partial, path)
+        try:
+            files.sync_folder(self.path)
+        except OSError:
+            if before.exists():
+                os.replace(before, path)
+            else:
+                path.unlink()
+            raise
 
     def forget(self, key: str) -> None:
         """The session is closed: it must not come back."""

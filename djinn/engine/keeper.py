@@ -48,11 +48,9 @@ class Keeper:
         self.pager.save(saving)
 
     def forget(self, session: Session) -> None:
-        """It was closed: its file goes, and one that is being written will not come."""
-        had = session.residence.saved or session.residence.saving
+        """It was closed: its file goes, one that is being written will not come, and one whose last sync failed goes too."""
         self.pager.forget_saved(session.residence)
-        if had:
-            self.store.forget(session.key)
+        self.store.forget(session.key)
 
     def recover(self) -> Iterator[Session]:
         """The sessions that this server can go on with. Why it cannot with others stands in the log; every file is kept."""

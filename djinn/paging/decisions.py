@@ -63,4 +63,12 @@ class RefuseSave:
     error: DjinnError
 
 
-Step = Grant | Move | Spill | Fetch | Yielded | Refuse | Save | RefuseSave
+@dataclass(frozen=True)
+class RefuseRead:
+    """There is no room in the host pool to read the session into."""
+
+    body: Body
+    error: DjinnError
+
+
+Step = Grant | Move | Spill | Fetch | Yielded | Refuse | Save | RefuseSave | RefuseRead

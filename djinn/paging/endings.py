@@ -53,13 +53,18 @@ class Endings:
             if not residence.released and (on_disk or body.moving == "across"):
                 waiting.append((residence, read))
             else:
+                residence.read = False
                 read(None)
         self.readers = waiting
+        for residence, _ in waiting:
+            residence.read = True
 
     def refuse_readers(self, body: Body, error: DjinnError) -> None:
         """Under the lock: the bytes could not be read back."""
         refused = [read for residence, read in self.readers if residence.body is body]
         self.readers = [(residence, read) for residence, read in self.readers if residence.body is not body]
+        for sharer in body.sharers:
+            sharer.read = sharer.intended = False  # nobody tries again unasked
         for read in refused:
             read(error)
 
@@ -149,7 +154,6 @@ class Endings:
             error = StorageError(f"the session's file could not be read: {problem}. It stays on the disk: ask again")
         self.refuse_readers(body, error)
         for residence in list(body.sharers):
-            residence.intended = False  # nobody tries again unasked
             if damaged:
                 saves.forget(self.book, residence)
                 self.fail(residence, error)

@@ -24,6 +24,7 @@ class Ledger:
             False  # its file system failed a write: nothing more goes there until some of it is given back
         )
         self.waiting: list[Request] = []
+        self.newest = 0  # number of the last that asked for room
         self.saving: list[Saving] = []  # not begun yet
         self.more_host: Callable[[], bool] = lambda: False  # whether the host pool is still being made ready
 
@@ -36,6 +37,7 @@ class Ledger:
         """The session is wanted on the device: it waits until it is granted or refused."""
         request.here = request.residence.body.here
         request.residence.waiting = request
+        self.newest = max(self.newest, request.number)
         self.waiting.append(request)
         self.waiting.sort(key=lambda r: r.rank)
 
@@ -48,7 +50,7 @@ class Ledger:
         """The session may run: what it needs is on the device, or comes behind gates."""
         self.withdraw(request)
         request.residence.granted, request.residence.intended = True, False
-        request.residence.body.stays = False
+        request.residence.body.stays = -1
         self.changed(request.residence)
 
     def holds(self, request: Request) -> bool:
@@ -140,7 +142,7 @@ class Ledger:
 
     def give_disk(self, nbytes: int) -> None:
         self.disk_free += nbytes
-        self.disk_refuses = False
+        self.spill_failed = -1
 
     def leave_disk(self, body: Body) -> None:
         """Its only copy is in a file no longer."""

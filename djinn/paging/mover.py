@@ -18,7 +18,7 @@ import torch
 
 from djinn.errors import ServerFault
 from djinn.paging import moves, policy, saves
-from djinn.paging.decisions import Fetch, Grant, Move, Refuse, RefuseSave, Save, Spill, Step
+from djinn.paging.decisions import Fetch, Grant, Move, Refuse, RefuseRead, RefuseSave, Save, Spill, Step
 from djinn.paging.endings import Endings
 from djinn.paging.gate import PartGate
 from djinn.paging.layout import Layout
@@ -141,6 +141,9 @@ class Mover:
                 with self.lock:
                     saves.withdraw(self.book, saving)
                 saving.then(error)
+            case RefuseRead(body=body, error=error):
+                with self.lock:
+                    self._ends.refuse_readers(body, error)
 
     def _queue_fetch(self, body: Body) -> None:
         pages = self.layout.host_pages(body)

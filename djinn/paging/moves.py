@@ -185,7 +185,7 @@ def _end_evict(book: Ledger, body: Body, upto: dict[Key, int], epoch: int) -> No
 
 
 def _cancel_evict(book: Ledger, body: Body) -> None:
-    body.moving, body.stays = None, True
+    body.moving, body.stays = None, book.newest
     for sharer in body.sharers:
         if sharer.machine.state is State.EVICTING:
             sharer.machine.move(State.IO_WAIT)

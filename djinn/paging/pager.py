@@ -70,7 +70,7 @@ class Pager:
     def park(self, residence: Residence) -> None:
         """Move to IO_WAIT and start the eviction at once. A second park does nothing."""
         with self.lock:
-            residence.intended = False
+            residence.intended, residence.body.stays = False, -1
             if residence.machine.state in (State.IDLE, State.PAUSED):
                 residence.machine.move(State.IO_WAIT)
             self.lock.notify_all()
@@ -81,6 +81,7 @@ class Pager:
         `then(error)`: no room for the file, or it could not be written; the session is parked, and otherwise as it was.
         """
         with self.lock:
+            self.book.newest = next(self._numbers)
             saves.ask(self.book, saving)
             if saving.residence.body.live_bytes:
                 self.park(saving.residence)
@@ -105,6 +106,7 @@ class Pager:
         """
         with self.lock:
             residence.intended = True
+            self.book.newest = next(self._numbers)
             self._ends.readers.append((residence, read))
             self._ends.let_read()
             self.lock.notify_all()

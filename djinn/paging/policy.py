@@ -10,12 +10,11 @@ In the host pool, duplicates go first, then who rests on a durable file, then wh
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 from djinn.errors import DjinnError, OutOfMemory, StorageError
 from djinn.paging import moves, saves, spills
-from djinn.paging.decisions import Fetch, Grant, Move, Refuse, RefuseSave, Save, Spill, Step, Yielded
+from djinn.paging.decisions import Fetch, Grant, Move, Refuse, RefuseRead, RefuseSave, Save, Spill, Step, Yielded
 from djinn.paging.ledger import Ledger
 from djinn.paging.residence import Body, Moving, Request, Residence
 from djinn.sizes import format_bytes
@@ -37,7 +36,7 @@ def next_step(book: Ledger, ahead: int = AHEAD) -> Step | None:
         if step:
             return step
         blocked = True
-    return _park(book) or _save(book) or (None if blocked else _prefetch(book))
+    return _park(book) or _save(book) or (None if blocked else _read(book) or _prefetch(book))
 
 
 def _make_room(book: Ledger, request: Request, ahead: int) -> Step | None:
@@ -68,7 +67,7 @@ def _make_room(book: Ledger, request: Request, ahead: int) -> Step | None:
     victims = _victims(book, request, missing - book.device.free_bytes - coming)
     if not request.resumed and not _may_join(book, total):
         victims = []
-    elif _may_leave(body) and _stands_still(residence):
+    elif _may_leave(body) and request.number > body.stays and _stands_still(residence):
         victims.append(residence)  # last of all it steps aside itself, to come back into a larger place
     for victim in victims:
         if evicted := moves.begin_evict(book, victim):
@@ -105,6 +104,7 @@ def _victims(book: Ledger, request: Request, short: int) -> list[Residence]:
         body.sharers[0]
         for body in _bodies(book)
         if _may_leave(body)
+        and request.number > body.stays
         and body is not request.residence.body
         and all(_stands_still(s) and (not s.waiting or s.waiting.rank > request.rank) for s in body.sharers)
     ]
@@ -112,7 +112,7 @@ def _victims(book: Ledger, request: Request, short: int) -> list[Residence]:
 
 
 def _may_leave(body: Body) -> bool:
-    return body.here and not (body.moving or body.leaving or body.stays) and body.device_bytes > 0
+    return body.here and not body.moving and not body.leaving and body.device_bytes > 0
 
 
 def _stands_still(residence: Residence) -> bool:
@@ -155,7 +155,7 @@ def _host_room(book: Ledger, request: Request) -> Step | None:
         if saves.rests_on_file(residence):
             saves.put_out(book, residence)
             return Yielded()
-        if spilled := spills.begin_spill(book, residence):
+        if book.spill_failed < request.number and (spilled := spills.begin_spill(book, residence)):
             return Spill(spilled)
     return None
 
@@ -170,7 +170,7 @@ def _full(book: Ledger, total: int) -> OutOfMemory | None:
     runs = any(residence.granted for residence in book.residences.values())
     if runs or book.more_host() or any(body.pins for body in _bodies(book)):
         return None
-    refuses = " but failed the last write" if book.disk_refuses else ""
+    refuses = " but failed the last write" if book.spill_failed >= 0 else ""
     return OutOfMemory(
         f"no room for {format_bytes(total)}: arena {format_bytes(book.device.free_bytes)} of "
         f"{format_bytes(book.device.capacity)} free, host pool {format_bytes(book.host.free_bytes)} of "
@@ -187,6 +187,7 @@ def _park(book: Ledger) -> Move | None:
             residence.machine.state is State.IO_WAIT
             and not (residence.intended and not residence.saving)
             and _may_leave(body)
+            and body.stays < 0
             and all(s.machine.state is State.IO_WAIT and not s.waiting and not s.granted for s in body.sharers)
             and (evicted := moves.begin_evict(book, residence))
         ):
@@ -207,18 +208,37 @@ def _save(book: Ledger) -> Step | None:
             return Save(saving)
         if error := _never(book, body):
             return RefuseSave(saving, error)
-        last = Request(residence, {}, number=sys.maxsize, resumed=False)  # in nobody's place who is waited for
-        if step := _host_room(book, last):
+        if step := _host_room(book, _last(book, residence)):
             return step
         if error := _full(book, body.live_bytes):
             return RefuseSave(saving, error)
     return None
 
 
+def _last(book: Ledger, residence: Residence) -> Request:
+    """For who needs room in the host pool, and takes nobody's place who is waited for."""
+    return Request(residence, {}, book.newest, resumed=False)
+
+
+def _read(book: Ledger) -> Step | None:
+    """Bring a session from the disk for somebody who waits to read it."""
+    for residence in book.residences.values():
+        body = residence.body
+        if not residence.read or residence.waiting or body.pins or residence.machine.state is not State.DISK:
+            continue
+        if fetched := spills.begin_fetch(book, residence):
+            return Fetch(fetched)
+        if step := _host_room(book, _last(book, residence)):
+            return step
+        if error := _full(book, body.live_bytes):
+            return RefuseRead(body, error)
+    return None
+
+
 def _never(book: Ledger, body: Body) -> DjinnError | None:
     """Why a session on the device will not reach the host pool, whoever leaves it."""
-    if body.stays:
-        return StorageError("copying the session off the device failed: it stays there, resume() it or park it later")
+    if body.stays >= 0:
+        return StorageError("copying the session off the device failed: it stays there: park it again")
     whole = sum(book.host.rounded(part.live) for part in body.parts.values())
     if whole > book.host.capacity and not book.more_host():
         has = format_bytes(book.host.capacity)

@@ -53,7 +53,9 @@ class Body:
     moving: Moving | None = None  # what changes its place now
     pins: int = 0  # copies under way that read or write it: it may not be freed
     leaving: int = 0  # of these, copies that a fork makes of it to run on by itself: it may not be moved
-    stays: bool = False  # copying it off the device failed: not tried again before it has run
+    stays: int = (
+        -1
+    )  # copying it off the device failed: tried again for requests behind this number, or when it is parked anew
     epoch: int = 0  # counts rewinds, after which a copy queued before says nothing
     disk_bytes: int = 0  # its only copy is a file with this many live bytes
     durable: bool = False  # that file is its session's durable one: counted there, and kept when it has been read
@@ -113,6 +115,7 @@ class Residence:
     body: Body = field(default_factory=Body)
     waiting: Request | None = None  # it is wanted on the device
     intended: bool = False  # somebody looks at it: a resume is likely soon
+    read: bool = False  # somebody waits to read its bytes in the host pool
     granted: bool = False  # a request has all that it needs and has not ended
     released: bool = False
     lost: DjinnError | None = None  # it ran on while a copy of what it holds failed: it ends when its run does

@@ -10,7 +10,7 @@ from djinn.states import State
 def begin_spill(book: Ledger, residence: Residence) -> Body | None:
     """Its bytes go from the host pool to a file; `end_spill` when it is written. None if the disk has no room."""
     body = residence.body
-    if book.disk_refuses or body.live_bytes > book.disk_free:
+    if body.live_bytes > book.disk_free:
         return None
     book.disk_free -= body.live_bytes
     body.disk_bytes = body.live_bytes
@@ -41,10 +41,10 @@ def begin_fetch(book: Ledger, residence: Residence) -> Body | None:
 
 
 def cancel_spill(book: Ledger, body: Body) -> None:
-    """The file could not be written: the bytes stay where they are, and nothing more is written until the disk has room."""
+    """The file could not be written: the bytes stay where they are, and who asks next may try again."""
     body.moving = None
     book.leave_disk(body)
-    book.disk_refuses = True
+    book.spill_failed = book.newest
     book.unpin(body)
 
 
