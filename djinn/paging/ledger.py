@@ -20,9 +20,7 @@ class Ledger:
         self.device, self.host = device, host
         self.disk_capacity, self.disk_free = disk_bytes, disk_bytes
         self.residences: dict[str, Residence] = {}
-        self.disk_refuses = (
-            False  # its file system failed a write: nothing more goes there until some of it is given back
-        )
+        self.spill_failed = -1  # its file system failed a write: tried again for requests behind this number
         self.waiting: list[Request] = []
         self.newest = 0  # number of the last that asked for room
         self.saving: list[Saving] = []  # not begun yet
@@ -80,6 +78,8 @@ class Ledger:
         """`child` shares the parent's bytes until one of them runs on. Nothing is copied."""
         if parent.waiting or parent.granted or parent.machine.state in END:
             raise IllegalMove(f"the session is {parent.machine.state}: only a stopped one can be forked")
+        if parent.body.durable or parent.saving:  # the file is one session's alone
+            raise IllegalMove("the session lies in its durable file: it must be in memory to be forked")
         child.body = parent.body
         child.body.sharers.append(child)
         self.open(child)
