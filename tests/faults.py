@@ -227,6 +227,12 @@ def quota_used_up(engine: Engine, session: Session) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def nowhere_to_go(engine: Engine, session: Session) -> Iterator[None]:
+    with taken(engine, "host"), quota_used_up(engine, session):
+        yield
+
+
+@contextlib.contextmanager
 def patched(what: Any, name: str, replacement: Callable) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(what, name, replacement)
@@ -272,6 +278,7 @@ FAULTS = [
     Fault("device refused", lambda engine, session: taken(engine, "device")),
     Fault("host refused", lambda engine, session: taken(engine, "host")),
     Fault("disk quota used up", quota_used_up),
+    Fault("host refused, quota used up", nowhere_to_go),
     Fault("copy out fails", breaking("carry_out", "copy out")),
     Fault("copy in fails", breaking("carry_out", "copy in")),
     Fault("copy out not queued", breaking("copy", "copy out")),

@@ -20,6 +20,7 @@ from djinn.states import END
 # What a session may be lost of: the only copy of its bytes is gone, or a copy broke under a pass that ran already.
 MAY_BE_LOST = {
     ("resume from the durable file", "durable: a bit flipped"): StateRefused,
+    ("park durably from its own file", "durable: a bit flipped"): StateRefused,
     ("grow on the device", "copy in fails"): ServerFault,
     ("grow on the device", "copy in not queued"): ServerFault,
 }

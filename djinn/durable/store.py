@@ -44,6 +44,8 @@ class Store:
             began, problem = time.monotonic_ns(), None
             try:
                 self.folder.write(record, parts, wanted)
+            except files.Damaged as reason:  # the file of before, where it is all there was to write from
+                problem = self.refused(record.key, reason)
             except Exception as error:  # noqa: BLE001  told to the one who asked for it: the session must not stay pinned
                 problem = error
             nbytes = sum(part.nbytes for part in record.parts)

@@ -167,6 +167,9 @@ class Endings:
             saves.end(self.book, saving, written=problem is None)
             if spilled and body.durable:
                 self.disk.forget(str(body.serial))
+            if isinstance(problem, StateRefused):  # its only copy was a file, and that is damaged
+                saves.forget(self.book, saving.residence)
+                self.fail(saving.residence, problem)
             self.forget_file(body)
             if not problem and not saving.abandoned:
                 self.moved["saved_bytes"] += saving.nbytes

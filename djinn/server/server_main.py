@@ -93,6 +93,7 @@ def run(args: argparse.Namespace) -> None:
     disk = None if args.disk_budget is None else parse_bytes(args.disk_budget)
     service, table, shut_down = build_service(args, device, budget, host, disk)
     print(table, flush=True)
+    signal.set_wakeup_fd(service.hears.fileno(), warn_on_full_buffer=False)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: service.stop())
     print(READY + service.endpoint, flush=True)

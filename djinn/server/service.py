@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 import time
 from typing import Any
@@ -45,6 +46,10 @@ class Service:
         self.endpoint = self._socket.last_endpoint.decode()
         self._outbox = Outbox(self._socket)
         self._told_to_go = self._drained = False
+        # A signal that comes just before the poll begins would sleep with it: its byte (signal.set_wakeup_fd) wakes the poll.
+        self._heard, self.hears = socket.socketpair()
+        for end in (self._heard, self.hears):
+            end.setblocking(False)
 
     def stop(self) -> None:
         """End `serve` when what runs has ended and what stands is safe. May be called from a signal handler."""
@@ -63,6 +68,7 @@ class Service:
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._outbox.wake, zmq.POLLIN)
+        poller.register(self._heard, zmq.POLLIN)
         leaving: threading.Thread | None = None
         while not self._drained:
             if self._told_to_go and leaving is None:
@@ -72,6 +78,8 @@ class Service:
             ready = dict(poller.poll(self._outbox.retry_ms()))
             if self._outbox.wake in ready:
                 os.eventfd_read(self._outbox.wake)
+            if self._heard.fileno() in ready:
+                self._heard.recv(64)
             if self._socket in ready:
                 frames = self._socket.recv_multipart(copy=False)
                 self._handle(frames[0].bytes, [f.buffer for f in frames[1:]], time.monotonic_ns())
