@@ -39,6 +39,30 @@ class OutOfMemory(DjinnError):
     code = "out_of_memory"
 
 
+class StorageError(DjinnError):
+    """A file could not be written or read back; the session is where it was, and can be asked again."""
+
+    code = "storage"
+
+
+class StateRefused(DjinnError):
+    """A session's durable file cannot be used: it is damaged, or of another model, dtype or weights. It is kept."""
+
+    code = "state_refused"
+
+
+class StateInUse(DjinnError):
+    """Another server, which is named, has this state directory."""
+
+    code = "state_in_use"
+
+
+class Draining(DjinnError):
+    """The server is shutting down: it takes no new request. Sessions go to its state directory, if it has one."""
+
+    code = "draining"
+
+
 class BudgetTooSmall(DjinnError):
     """The budget cannot hold the weights, the workspace and one session."""
 
@@ -67,12 +91,6 @@ class NotInstalled(DjinnError):
     """A package that this call needs is not installed here."""
 
     code = "not_installed"
-
-
-class NotYet(DjinnError):
-    """Promised by the design, not built yet."""
-
-    code = "not_yet"
 
 
 class ServerGone(DjinnError):

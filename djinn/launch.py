@@ -75,8 +75,8 @@ class LocalServer:
                 return BY_CODE[said["code"]](said["message"])
         return ServerGone(f"the server did not start (exit code {self._process.returncode}): {' | '.join(words)}")
 
-    def stop(self, timeout: float = 10.0) -> None:
-        """End the process: asked first, killed after `timeout` seconds."""
+    def stop(self, timeout: float = 120.0) -> None:
+        """End the process: asked first, so that it drains; killed after `timeout` seconds."""
         self._process.terminate()
         try:
             self._process.wait(timeout)
@@ -102,6 +102,7 @@ def serve(
     host_budget: str | int = "2GB",
     disk_budget: str | int | None = None,
     state_dir: str | None = None,
+    drain_timeout: float | None = None,
     weights: str | None = None,
     dtype: str | None = None,
     seed: int | None = None,
@@ -127,7 +128,9 @@ def serve(
 
     model: a preset, a local folder or a hub id. device: cpu or cuda:N.
     device_budget: weights + workspace + arena (2 GB on a CPU, 90 % of a card). host_budget: pool for evicted sessions.
-    disk_budget, state_dir: bytes and folder of the disk tier (none by default). Sizes are bytes or text such as "600MB".
+    disk_budget: the disk tier, durable files among it (none; with a state_dir 90 % of what its file system can take).
+    Sizes are bytes or text such as "600MB". state_dir: a folder for sessions that outlive the server; needed for
+    `park(durable=True)`. drain_timeout: seconds that running requests get when the server is told to end (30).
     weights: wheel, hub, path or random (by the name). dtype: float32, bfloat16 or float16 (the checkpoint's).
     seed: of random weights (0). path, hub_id, revision: where weights="path" and weights="hub" take them from.
     threads: compute threads on a CPU (torch's own choice). max_tokens: the longest session, in tokens (4096, or the
@@ -139,7 +142,7 @@ def serve(
     activation of the longest session takes). max_sessions: open at once (10,000). max_sessions_per_owner: of one key or
     token (1,000). max_requests: of one owner under way at once (1,000). metrics_port: answer Prometheus there, on loopback.
     start_timeout: seconds until a server that does not accept is killed.
-    Raises BadRequest, UnsupportedModel, WeightsUnavailable, NoDevice, BudgetTooSmall, and ServerGone with the
+    Raises BadRequest, UnsupportedModel, WeightsUnavailable, NoDevice, BudgetTooSmall, StateInUse, and ServerGone with the
     server's last words when it died of something else.
     """
     options = {
@@ -149,6 +152,7 @@ def serve(
         "host_budget": host_budget,
         "disk_budget": disk_budget,
         "state_dir": state_dir,
+        "drain_timeout": drain_timeout,
         "weights": weights,
         "dtype": dtype,
         "seed": seed,

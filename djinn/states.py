@@ -35,10 +35,14 @@ MOVES: dict[State, set[State]] = {
     State.RUNNING: {State.PAUSED, State.IDLE},
     State.PAUSED: {State.READY, State.IO_WAIT},
     State.IO_WAIT: {State.READY, State.EVICTING},
-    State.EVICTING: {State.HOST, State.READY},  # READY: the device copy is still there
+    State.EVICTING: {
+        State.HOST,
+        State.READY,
+        State.IO_WAIT,
+    },  # READY: the device copy is still there; IO_WAIT: it failed
     State.HOST: {State.RESTORING, State.DISK},
     State.DISK: {State.HOST},
-    State.RESTORING: {State.READY, State.IO_WAIT},  # IO_WAIT: it was brought back unasked
+    State.RESTORING: {State.READY, State.IO_WAIT, State.HOST},  # IO_WAIT: it was brought back unasked; HOST: it failed
     State.READY: {State.RUNNING},
     **{end: set() for end in END},
 }
@@ -52,9 +56,10 @@ class Machine:
 
     KEPT = 64
 
-    def __init__(self) -> None:
-        self.state = State.IDLE
-        self.history: list[tuple[State, int]] = [(State.IDLE, time.monotonic_ns())]
+    def __init__(self, state: State = State.IDLE) -> None:
+        """state: DISK for a session of an earlier server."""
+        self.state = state
+        self.history: list[tuple[State, int]] = [(state, time.monotonic_ns())]
 
     def move(self, to: State) -> int:
         """Go to `to` and return the stamp (ns); raises IllegalMove where the design has no such arrow."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from family_table import Record
+from fault_table import FaultRecord
 
 import djinn
 
@@ -32,6 +33,7 @@ def prompt() -> list[int]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-families", action="store_true", help="write docs/families.md from this run's rows")
+    parser.addoption("--write-faults", action="store_true", help="write docs/faults.md from this run's cases")
 
 
 @pytest.fixture(scope="session")
@@ -40,4 +42,13 @@ def family_record(request: pytest.FixtureRequest) -> Iterator[Record]:
     record = Record()
     yield record
     if request.config.getoption("--write-families"):
+        record.write()
+
+
+@pytest.fixture(scope="session")
+def fault_record(request: pytest.FixtureRequest) -> Iterator[FaultRecord]:
+    """The same of the faults."""
+    record = FaultRecord()
+    yield record
+    if request.config.getoption("--write-faults"):
         record.write()

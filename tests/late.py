@@ -38,12 +38,12 @@ class LateStream(HostStream):
 
     def mark(self) -> Mark:
         mark = LateMark(self.device)
-        self._work.put(mark.reach)
+        self._work.put(lambda: mark.reach(self._problem))
         return mark
 
     def call(self, done, wait: Wait) -> None:
         if self.device.dropped == wait:
-            done()
+            done(None)
         else:
             self._later()
             super().call(done, wait)

@@ -33,9 +33,15 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def small(folder) -> Iterator[djinn.Client]:
+def small(folder, tmp_path_factory) -> Iterator[djinn.Client]:
     with (
-        djinn.serve(model=str(folder), device_budget="600MB", host_budget="100MB", threads=1) as server,
+        djinn.serve(
+            model=str(folder),
+            device_budget="600MB",
+            host_budget="100MB",
+            threads=1,
+            state_dir=str(tmp_path_factory.mktemp("state")),
+        ) as server,
         djinn.connect(server.endpoint, timeout=60) as client,
     ):
         yield client
@@ -61,7 +67,7 @@ def test_the_promised_listing_in_its_order(client, prompt):
     steered = session.resume(ckpts[5], activation=h2)
     assert not np.array_equal(steered.logits, out.logits)
     session.park()
-    with pytest.raises(errors.NotYet, match="durable"):
+    with pytest.raises(errors.BadRequest, match="--state-dir"):
         session.park(durable=True)
     session.cancel()
     session.close()

@@ -47,7 +47,7 @@ def test_a_session_paused_again_while_its_kv_is_on_the_way_loses_nothing(engine,
     engine.close(alone.key)
     session = engine.open()
     assert isinstance(submit(engine, session, ids=tuple(prompt), break_at=4).get(), Paused)
-    engine.park(session, durable=False)
+    engine.park(session)
     until(lambda: session.machine.state is State.HOST)
     gate, calls, copy = threading.Event(), [], HostStream.copy
 
@@ -60,7 +60,7 @@ def test_a_session_paused_again_while_its_kv_is_on_the_way_loses_nothing(engine,
 
     monkeypatch.setattr(HostStream, "copy", held_up)
     assert isinstance(submit(engine, session, resume_from=session.pause, break_at=8).get(), Paused)
-    engine.park(session, durable=False)
+    engine.park(session)
     time.sleep(0.1)
     assert session.machine.state is State.IO_WAIT, "it may not go while copies write to its place"
     gate.set()
@@ -108,7 +108,7 @@ def test_a_restore_that_breaks_off_fails_its_session_alone(engine, monkeypatch, 
     """Its hidden state came and it runs already: it meets the failure at its next layer's gate."""
     session, other = engine.open(), engine.open()
     submit(engine, session, ids=tuple(prompt), break_at=4).get()
-    engine.park(session, durable=False)
+    engine.park(session)
     until(lambda: session.machine.state is State.HOST)
     copy, calls = HostStream.copy, []
 
@@ -116,6 +116,7 @@ def test_a_restore_that_breaks_off_fails_its_session_alone(engine, monkeypatch, 
         if name.startswith("restore"):
             calls.append(name)
             if len(calls) > 1:
+                until(lambda: session.machine.state is State.RUNNING)
                 raise RuntimeError("no such stream")
         copy(stream, name, copies)
 

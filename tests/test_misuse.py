@@ -13,7 +13,6 @@ from djinn.errors import (
     IllegalMove,
     NoSuchSession,
     NotFinite,
-    NotYet,
     ProtocolError,
 )
 from djinn.wire import messages as m
@@ -115,7 +114,7 @@ def test_arguments_of_calls_that_compute(client, prompt, undisturbed, arguments,
         (lambda s, p: s.generate(max_new_tokens=1), IllegalMove, "prefill"),
         (lambda s, p: s.resume(edit=djinn.Scale(1.0)), IllegalMove, "prefill"),
         (lambda s, p: s.resume(3), BadRequest, "int"),
-        (lambda s, p: s.park(durable=True), NotYet, "not built yet"),
+        (lambda s, p: s.park(durable=True), BadRequest, "--state-dir"),
         (lambda s, p: s.park(durable="yes"), BadRequest, "durable"),
     ],
 )

@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PURE = (
-    *(f"paging/{name}.py" for name in ("residence", "ledger", "moves", "spills", "decisions", "policy")),
+    *(f"paging/{name}.py" for name in ("residence", "ledger", "moves", "spills", "saves", "decisions", "policy")),
+    *(f"durable/{name}.py" for name in ("record", "files", "folder")),
     *("tiers/extents.py", "timeline.py", "states.py"),
 )
 # part -> the parts of djinn that it may import
@@ -25,12 +26,14 @@ ARROWS: dict[str, set[str]] = {
     "lifeline": set(),
     "tiers": {"errors", "timeline"},
     "paging": {"errors", "sizes", "states", "tiers"},
+    "durable": {"errors", "sampling", "tiers", "timeline"},
     "model": {"errors", "sizes"},
-    "engine": {"edits", "errors", "model", "paging", "sampling", "states", "timeline"},
+    "engine": {"durable", "edits", "errors", "model", "paging", "sampling", "sizes", "states", "timeline"},
     "wire": {"edits", "errors", "sampling"},
     "client": {"edits", "errors", "sampling", "timeline", "wire"},
     "launch": {"errors", "sizes"},
     "server": {
+        "durable",
         "engine",
         "errors",
         "launch",
@@ -51,7 +54,7 @@ ARROWS: dict[str, set[str]] = {
 }
 LIBRARIES = {
     "transformers": {"model", "engine"},
-    "torch": {"tiers", "paging", "model", "engine", "server"},
+    "torch": {"tiers", "paging", "durable", "model", "engine", "server"},
     "zmq": {"client", "server", "wire"},
     "prometheus_client": {"server"},
     "mlflow": set(),

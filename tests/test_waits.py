@@ -36,7 +36,7 @@ class Rig:
         host = HostPool(HostMemory(host_units * UNIT, pinned=False), UNIT)
         poison_what_is_free(arena)
         poison_what_is_free(host)
-        disk = Disk(None, self.device.timeline)
+        disk = Disk(self.device.timeline)
         self.pager = Pager(SHAPE, arena, host, self.device, disk, 60 * UNIT)
         self.truth: dict[str, dict] = {}
         self.serial = 0

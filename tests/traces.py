@@ -14,10 +14,10 @@ import sys
 from collections import Counter, deque
 from pathlib import Path
 
-from djinn.paging import decisions, moves, policy, spills
+from djinn.paging import decisions, moves, policy, saves, spills
 from djinn.paging.ledger import Ledger
 from djinn.paging.moves import Transfer
-from djinn.paging.residence import Body, Request, Residence
+from djinn.paging.residence import Body, Part, Request, Residence, Saving
 from djinn.states import END, Machine, State
 from djinn.tiers.extents import Extents
 
@@ -25,7 +25,7 @@ LAYERS, TOKEN, UNIT, ROW = 3, 4, 16, 8  # bytes of a token in a layer, of a unit
 DEVICE, HOST, DISK = 40 * UNIT, 24 * UNIT, 20 * UNIT
 POISON = 0xEE
 WEIGHTS = {
-    "open": 8, "ask": 24, "write": 20, "finish": 16, "park": 6, "look": 4, "fork": 3, "close": 1, "complete": 30,
+    "open": 8, "ask": 24, "write": 20, "finish": 16, "park": 6, "look": 4, "fork": 3, "close": 1, "complete": 30, "save": 5,
 }  # fmt: skip
 
 Op = tuple[str, int, int]
@@ -43,8 +43,10 @@ class World:
     def __init__(self) -> None:
         self.book = Ledger(Extents(DEVICE, UNIT), Extents(HOST, UNIT), DISK)
         self.memory = {"device": bytearray(DEVICE), "host": bytearray(HOST)}
-        self.files: dict[int, dict] = {}
-        self.flying: dict[str, deque] = {"out": deque(), "in": deque(), "disk": deque()}
+        self.files: dict[int, dict] = {}  # spilled: body -> part -> its bytes
+        self.durable: dict[str, dict] = {}  # session -> part -> its bytes, as they were last saved
+        self.flying: dict[str, deque] = {"out": deque(), "in": deque(), "disk": deque(), "save": deque()}
+        self.endings = 0
         self.truth: dict[str, dict] = {}  # session -> part -> its bytes
         self.running: dict[str, Request] = {}
         self.counts: Counter[str] = Counter()
@@ -70,7 +72,7 @@ class World:
     def _stopped(self) -> list[Residence]:
         return [
             r for r in self.book.residences.values()
-            if not r.waiting and not r.granted and r.machine.state not in END | {State.QUEUED}
+            if not r.waiting and not r.granted and not r.saving and r.machine.state not in END | {State.QUEUED}
         ]  # fmt: skip
 
     def open(self, a: int, b: int) -> None:
@@ -114,7 +116,7 @@ class World:
         truth[layer] = (have + fresh)[: request.need[layer]]
         self.memory["device"][part.device.start : part.device.start + len(truth[layer])] = truth[layer]
         if b % 3:
-            self._fly(moves.begin_mirror(self.book, residence, layer, len(truth[layer])))
+            self._fly(moves.begin_mirror(self.book, residence, layer, len(truth[layer])), residence)
         self.book.set_live(residence, layer, len(truth[layer]))
 
     def finish(self, a: int, b: int) -> None:
@@ -151,6 +153,16 @@ class World:
         if residence:
             residence.intended = True
 
+    def save(self, a: int, b: int) -> None:
+        """Parked durably: as the pager does it."""
+        residence = self._pick([r for r in self._stopped() if r.machine.state is not State.RESTORING], a)
+        if residence is None:
+            return
+        saves.ask(self.book, Saving(residence, residence.body.live_bytes + b % UNIT, None, None))
+        residence.intended = False
+        if residence.body.live_bytes and residence.machine.state in (State.IDLE, State.PAUSED):
+            residence.machine.move(State.IO_WAIT)
+
     def fork(self, a: int, b: int) -> None:
         parent = self._pick(self._stopped(), a)
         if parent is None or parent.machine.state not in (State.IDLE, State.PAUSED):
@@ -169,7 +181,11 @@ class World:
         residence = self._pick([r for r in self.book.residences.values() if r.key not in self.running], a)
         if residence:
             residence.machine.move(State.DONE)
+            if residence.saving and not residence.saving.begun:
+                saves.withdraw(self.book, residence.saving)
             self.book.release(residence)
+            saves.forget(self.book, residence)
+            self.durable.pop(residence.key, None)
             self.counts["closed"] += 1
 
     def complete(self, a: int, b: int) -> None:
@@ -179,6 +195,11 @@ class World:
             return
         done = queue.popleft()
         done()
+
+    def _fails(self, one_in: int) -> bool:
+        """Whether the copy or file that ends now went wrong: some do, the same ones each time a trace is played."""
+        self.endings += 1
+        return random.Random(self.endings).randrange(one_in) == 0
 
     # -- what the pager does ----------------------------------------------------------------------------
 
@@ -195,8 +216,13 @@ class World:
                     self.book.withdraw(request)
                     if request.residence.machine.state is State.QUEUED:
                         request.residence.machine.move(State.IDLE)
-                case decisions.Move(transfer=transfer):
-                    self._fly(transfer)
+                case decisions.Save(saving=saving):
+                    self.flying["save"].append(lambda saving=saving: self._save(saving))
+                case decisions.RefuseSave(saving=saving):
+                    self.counts["not saved"] += 1
+                    saves.withdraw(self.book, saving)
+                case decisions.Move(transfer=transfer, residence=residence):
+                    self._fly(transfer, residence)
                 case decisions.Spill(body=body):
                     self.flying["disk"].append(lambda body=body: self._spill(body))
                 case decisions.Fetch(body=body):
@@ -218,13 +244,26 @@ class World:
         self.running[residence.key] = request
         self.counts["granted"] += 1
 
-    def _fly(self, transfer: Transfer | None) -> None:
+    def _refuse(self, residence: Residence) -> None:
+        """What it asked for went wrong; it is where it was."""
+        residence.intended = False
+        if residence.waiting:
+            self.book.withdraw(residence.waiting)
+
+    def _fly(self, transfer: Transfer | None, residence: Residence) -> None:
         if transfer is None:
             return
         source = "host" if transfer.direction == "in" else "device"
         to = "host" if transfer.direction == "out" else "device"
 
         def land() -> None:
+            whole = all(sharer.machine.state is State.RESTORING for sharer in residence.body.sharers)
+            if transfer.cancel and (source == "device" or whole) and self._fails(20):
+                transfer.cancel()
+                self.counts[f"failed {transfer.direction}"] += 1
+                if source == "host":
+                    self._refuse(residence)
+                return
             for _, pieces in transfer.moves:
                 for p in pieces:
                     self.memory[to][p.destination : p.destination + p.nbytes] = self.memory[source][
@@ -239,21 +278,50 @@ class World:
             self.flying["out" if transfer.direction == "out" else "in"].append(land)
 
     def _spill(self, body: Body) -> None:
+        if self._fails(10):
+            spills.cancel_spill(self.book, body)
+            self.counts["failed spill"] += 1
+            return
         self.files[id(body)] = {key: self._host_bytes(part) for key, part in body.items()}
         spills.end_spill(self.book, body)
         self.counts["spilled"] += 1
 
     def _fetch(self, body: Body) -> None:
+        if self._fails(10):
+            spills.cancel_fetch(self.book, body)
+            for residence in body.sharers:
+                self._refuse(residence)
+            self.counts["failed fetch"] += 1
+            return
+        self.counts["fetched durable" if body.durable else "fetched"] += 1
         for key, part in body.items():
-            content, at = self.files[id(body)].get(key, b""), 0
+            content, at = self._file(body).get(key, b""), 0
             for extent in part.host:
                 piece = content[at : at + extent.size]
                 self.memory["host"][extent.start : extent.start + len(piece)] = piece
                 at += extent.size
         spills.end_fetch(self.book, body)
-        self.counts["fetched"] += 1
 
-    def _host_bytes(self, part) -> bytes:
+    def _save(self, saving: Saving) -> None:
+        residence, body = saving.residence, saving.residence.body
+        if self._fails(10):
+            saves.end(self.book, saving, written=False)
+            self.counts["failed save"] += 1
+            return
+        held = self._file(body) if body.disk_bytes else {key: self._host_bytes(part) for key, part in body.items()}
+        pages = {key: held.get(key, b"") for key, part in body.items() if not part.dropped}
+        saves.end(self.book, saving, written=True)
+        if not saving.abandoned:
+            self.durable[residence.key] = pages
+            self.counts["saved"] += 1
+
+    def _file(self, body: Body) -> dict[int | str, bytes]:
+        """Of the one tier: the durable file, or the spilled one. A closed session's is gone."""
+        if body.durable:
+            return self.durable.get(body.sharers[0].key, {}) if body.sharers else {}
+        return self.files[id(body)]
+
+    def _host_bytes(self, part: Part) -> bytes:
         return b"".join(bytes(self.memory["host"][e.start : e.end]) for e in part.host)[: part.live]
 
     # -- what must hold after every step --------------------------------------------------------------------
@@ -293,7 +361,7 @@ class World:
                 assert part.clean == part.live, "evicted before it was copied"
                 found = self._host_bytes(part)
             else:
-                found = self.files[id(body)].get(key, b"")[: part.live]
+                found = self._file(body).get(key, b"")[: part.live]
             assert found == content, f"{residence.key} {key} is not what was written, on the {tier}"
 
     def settle(self) -> None:
@@ -308,6 +376,7 @@ class World:
             self.pump()
             self.check()
         assert not self.book.waiting, "somebody waits for ever"
+        assert not self.book.saving, "somebody is saved for ever"
         for _ in range(len(self.book.residences)):
             self.close(0, 0)
             self.pump()

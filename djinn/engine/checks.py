@@ -26,6 +26,8 @@ def check_stands(session: Session) -> None:
     if state in END:
         raise IllegalMove(f"the session is {state} and cannot go on: close() it, open() begins another")
     fetched = state is State.RESTORING and not session.residence.granted  # on its way back unasked
+    if session.residence.saving:
+        raise IllegalMove("the session is being parked durably: wait until that call has ended, or cancel() it")
     if not (state in WAITING or fetched) or session.residence.waiting:
         raise IllegalMove(f"the session is {state}: wait for its request to end, or cancel() it")
 

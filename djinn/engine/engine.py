@@ -14,10 +14,20 @@ from typing import Any
 import torch
 
 from djinn.engine.checks import Limits, check_stands, check_work
+from djinn.engine.keeper import Keeper
 from djinn.engine.runner import Runner
 from djinn.engine.scheduler import Scheduler, Task
 from djinn.engine.session import Ended, Outcome, Paused, Result, Session, Work
-from djinn.errors import BadRequest, DjinnError, IllegalMove, NoSuchSession, NotFinite, NotYet, ServerFault
+from djinn.errors import (
+    BadRequest,
+    DjinnError,
+    Draining,
+    IllegalMove,
+    NoSuchSession,
+    NotFinite,
+    ServerFault,
+    StateRefused,
+)
 from djinn.model.slabs import SlabCache
 from djinn.paging.pager import Pager
 from djinn.paging.residence import Key, Request, Residence
@@ -36,23 +46,29 @@ class Engine:
         pager: Pager,
         vocabulary: int,
         max_tokens: int,
+        keeper: Keeper | None = None,
         parts_first: bool = True,
     ) -> None:
-        """parts_first: a session is READY with what its next layer needs; else when all of it is back."""
+        """keeper: None without a state directory; the sessions that it finds there are open from the start.
+
+        parts_first: a session is READY with what its next layer needs; else when all of it is back.
+        """
+        self.runner, self.scheduler, self.pager, self.keeper = runner, scheduler, pager, keeper
         self.parts_first = parts_first
-        self.runner, self.scheduler, self.pager = runner, scheduler, pager
         self.lock = pager.lock  # while it is held no session changes its state
         self.limits = Limits(pager.shape.layers, pager.shape.hidden_size, vocabulary, max_tokens)
-        self.sessions: dict[str, Session] = {}
+        self.sessions = {session.key: session for session in keeper.recover()} if keeper else {}
         self._ended: dict[str, Ended] = {}
         self._admitted: queue.SimpleQueue[tuple[Work, Request] | None] = queue.SimpleQueue()
         self._running: dict[str, Work] = {}  # by session
+        self._draining = self._hurry = False
         self._thread = threading.Thread(target=self._compute, name="compute", daemon=True)
         self._thread.start()
 
     # -- called by the server's thread ---------------------------------------------------------------
 
     def open(self, owner: str = "") -> Session:
+        self._check_open()
         key = secrets.token_hex(16)
         session = Session(key, Residence(key, Machine()), SlabCache(self.limits.depth), owner)
         self.pager.open(session.residence)
@@ -67,6 +83,8 @@ class Engine:
         if ended is not None and ended.owner == owner:
             how = f"{ended.machine.state}: {ended.why}" if ended.why else ended.machine.state
             raise NoSuchSession(f"the session is over ({how}): open() begins another")
+        if session is None and self.keeper and key in self.keeper.refused:
+            raise StateRefused(f"the session was not brought back: {self.keeper.refused[key]}")
         raise NoSuchSession(
             f"no session {key[:8]}… of yours is here: it was closed long ago, belongs to another server, or was opened "
             "with another key or token"
@@ -81,6 +99,7 @@ class Engine:
         """Check the request, reserve for it and queue it. Raises what is wrong with it; the session is unharmed."""
         session = work.session
         with self.lock:
+            self._check_open()
             check_stands(session)
             check_work(session, work, self.limits)
             request = self._request(session, work)
@@ -111,7 +130,10 @@ class Engine:
             if checkpoint is None:
                 raise BadRequest("nothing is kept there any more: the pause is over, or the checkpoint was discarded")
 
-            def read() -> None:
+            def read(problem: DjinnError | None) -> None:
+                if problem:
+                    give(problem)
+                    return
                 if session.residence.released:
                     give(IllegalMove(f"the session was {session.machine.state} before its activation was read"))
                     return
@@ -130,13 +152,19 @@ class Engine:
                 raise BadRequest("nothing is kept there any more: the pause is over, or the checkpoint was discarded")
             self._give_back(session)
 
-    def park(self, session: Session, durable: bool) -> None:
-        if durable:
-            raise NotYet("durable parking is not built yet: park() keeps the session in host memory")
+    def park(self, session: Session) -> None:
         with self.lock:
             check_stands(session)
             if session.residence.body.parts:
                 self.pager.park(session.residence)
+
+    def park_durably(self, session: Session, then: Callable[[DjinnError | None], None]) -> None:
+        """Park it and write it to the state directory. `then` is called once: durable, or why not; it is parked then."""
+        if self.keeper is None:
+            raise BadRequest("durable parking needs a place for its files: start the server with --state-dir FOLDER")
+        with self.lock:
+            check_stands(session)
+            self.keeper.park(session, then)
 
     def end(self, session: Session, state: State, why: str = "") -> None:
         """Close or cancel: memory goes back now, or after the pass that is running. `why` is told to who asks later."""
@@ -146,6 +174,8 @@ class Engine:
             elif session.machine.state not in END:
                 session.machine.move(state)
                 self.pager.release(session.residence)
+            if self.keeper:
+                self.keeper.forget(session)
             self.sessions.pop(session.key, None)
             self._ended[session.key] = Ended(session.owner, session.machine, why)
             if len(self._ended) > REMEMBERED:
@@ -156,6 +186,29 @@ class Engine:
         session = self.sessions.get(key)
         if session is not None and session.owner == owner:
             self.end(session, State.DONE)
+
+    def take_no_more(self) -> None:
+        """From now on every new request is refused: the server is going."""
+        self._draining = True
+
+    def _check_open(self) -> None:
+        if self._draining:
+            raise Draining(
+                "the server is shutting down and takes no new requests: ask again when it has been restarted"
+            )
+
+    def busy(self) -> bool:
+        """Whether a request is under way."""
+        with self.lock:
+            return any(s.residence.waiting or s.residence.granted for s in self.sessions.values())
+
+    def hurry(self) -> None:
+        """Requests under way end now: those that wait are refused, those that run stop behind the pass at hand."""
+        with self.lock:
+            self._hurry = True
+            for work in self._running.values():
+                work.stopped = True
+        self.pager.refuse_waiting()
 
     def stats(self) -> dict[str, Any]:
         """Bytes by tier and moved since the start, sessions by state, waits of the compute by name: how often, how long."""
@@ -226,6 +279,7 @@ class Engine:
             if not over:
                 work.session.machine.move(State.RUNNING)
                 self._running[work.session.key] = work
+                work.stopped = self._hurry
         if over:
             work.reply(IllegalMove(f"the session was {work.session.machine.state}"))
             return
@@ -238,7 +292,7 @@ class Engine:
 
     def _end(self, work: Work, result: Result | Exception, changed: bool) -> None:
         """The session stands still again, and the client is told; one whose pass broke off half-way is lost."""
-        if isinstance(result, NotFinite):
+        if isinstance(result, NotFinite | Draining):
             changed = False  # between two passes: the session is whole
         if not isinstance(result, Paused | Outcome | DjinnError):
             log.error("a request failed", exc_info=result)

@@ -18,7 +18,7 @@ from djinn.engine.edit import edited
 from djinn.engine.sampler import Sampler
 from djinn.engine.session import Checkpoint, Outcome, Paused, Session, Work
 from djinn.engine.steps import Pass, Step
-from djinn.errors import IllegalMove
+from djinn.errors import Draining, IllegalMove
 from djinn.model.executor import Finished, Stopped
 from djinn.paging.pager import Pager
 
@@ -93,6 +93,11 @@ class _Run:
             if stopped:
                 return self._pause(one, stopped)
         while len(self.tokens) < work.max_new_tokens:
+            if work.stopped:
+                raise Draining(
+                    f"the server is shutting down: {len(self.tokens)} of {work.max_new_tokens} tokens were chosen, and the "
+                    "session stands behind them"
+                )
             self._choose()
             ended = len(self.tokens) == work.max_new_tokens or self.tokens[-1] in work.stop_tokens
             stop = work.break_token == len(self.tokens)

@@ -34,14 +34,14 @@ class Sampler:
 
     def __init__(self, sampling: Sampling = GREEDY, stream: torch.Generator | None = None) -> None:
         self.sampling = sampling
-        self._stream = stream
+        self.stream = stream
         if sampling.temperature and stream is None:  # greedy sessions carry no generator (5 kB each)
-            self._stream = torch.Generator().manual_seed(sampling.seed)
+            self.stream = torch.Generator().manual_seed(sampling.seed)
         self._warpers = LogitsProcessorList(_warpers(sampling)) if sampling.temperature else None
 
     def copy(self) -> Sampler:
         """A sampler that will choose what this one will, and leaves it as it is."""
-        return Sampler(self.sampling, self._stream and self._stream.clone_state())
+        return Sampler(self.sampling, self.stream and self.stream.clone_state())
 
     def choose(self, logits: torch.Tensor) -> int:
         """The next token from float32 logits `(vocabulary,)`. Raises NotFinite where they hold NaN or +infinity."""
@@ -53,7 +53,7 @@ class Sampler:
         if self._warpers is None:
             return likeliest
         probabilities = torch.softmax(self._warpers(None, logits[None]), dim=-1)
-        return int(torch.multinomial(probabilities, num_samples=1, generator=self._stream))
+        return int(torch.multinomial(probabilities, num_samples=1, generator=self.stream))
 
 
 def _warpers(sampling: Sampling) -> list:

@@ -44,6 +44,7 @@ class Session:
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
     sampler: Sampler = field(default_factory=Sampler)
     serial: int = 0  # makes names of kept states unique
+    owner: str = ""  # whose it is: opaque here, and kept in its durable file
 
     @property
     def machine(self) -> Machine:
@@ -94,6 +95,7 @@ class Work:
     pause_name: str | None = None
     checkpoint_names: dict[int, str] = field(default_factory=dict)  # layer -> name
     cancelled: bool = False
+    stopped: bool = False  # the server is going: no further token is begun
 
     def fed(self) -> tuple[int, ...]:
         """Input that the request gives beside the pass it resumes: tokens chosen but not yet fed, then the new ones."""

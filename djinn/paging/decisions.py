@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from djinn.errors import OutOfMemory
+from djinn.errors import DjinnError, OutOfMemory
 from djinn.paging.moves import Transfer
-from djinn.paging.residence import Body, Request, Residence
+from djinn.paging.residence import Body, Request, Residence, Saving
 
 
 @dataclass(frozen=True)
@@ -48,4 +48,27 @@ class Refuse:
     error: OutOfMemory
 
 
-Step = Grant | Move | Spill | Fetch | Yielded | Refuse
+@dataclass(frozen=True)
+class Save:
+    """The session's pages lie still, and are pinned: they are to be written to its durable file."""
+
+    saving: Saving
+
+
+@dataclass(frozen=True)
+class RefuseSave:
+    """There is no room on the disk for its file, or none in the host pool on the way there."""
+
+    saving: Saving
+    error: DjinnError
+
+
+@dataclass(frozen=True)
+class RefuseRead:
+    """There is no room in the host pool to read the session into."""
+
+    body: Body
+    error: DjinnError
+
+
+Step = Grant | Move | Spill | Fetch | Yielded | Refuse | Save | RefuseSave | RefuseRead

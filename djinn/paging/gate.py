@@ -18,12 +18,17 @@ class PartGate:
         self._queued = queued
         self._mark: Mark | DjinnError | None = None
 
-    def open(self, mark: Mark | DjinnError) -> None:
-        """An error: the part will never come."""
+    def open(self, mark: Mark) -> None:
+        self._let(mark)
+
+    def fail(self, error: DjinnError) -> None:
+        """The part will never come, whether its copy was queued or not."""
+        self._let(error)
+
+    def _let(self, mark: Mark | DjinnError) -> None:
         with self._queued:
-            if self._mark is None:
-                self._mark = mark
-                self._queued.notify_all()
+            self._mark = mark
+            self._queued.notify_all()
 
     def hold(self) -> None:
         if self._mark is None:

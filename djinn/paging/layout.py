@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from djinn.paging.moves import Piece
-from djinn.paging.residence import Body, Residence
+from djinn.paging.residence import Body, Part, Residence
 from djinn.sizes import KVShape
 from djinn.tiers.pools import Pool
 
@@ -47,14 +47,15 @@ class Layout:
         to = self.host if direction == "out" else self.arena
         return [(to.at(p.destination, p.nbytes), source.at(p.source, p.nbytes)) for p in pieces]
 
-    def host_parts(self, body: Body) -> list[torch.Tensor]:
-        """The live bytes in the host pool, part after part: what a file of them holds."""
-        found = []
-        for part in body.parts.values():
-            left = part.live
-            for extent in part.host:
-                count = min(left, extent.size)
-                if count:
-                    found.append(self.host.at(extent.start, count))
-                left -= count
+    def host_pages(self, body: Body) -> list[list[torch.Tensor]]:
+        """The live bytes in the host pool, part after part, each in pieces: what a file of them holds."""
+        return [self._pieces(part) for part in body.parts.values() if part.live]
+
+    def _pieces(self, part: Part) -> list[torch.Tensor]:
+        found, left = [], part.live
+        for extent in part.host:
+            count = min(left, extent.size)
+            if count:
+                found.append(self.host.at(extent.start, count))
+            left -= count
         return found

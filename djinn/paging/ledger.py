@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from djinn.errors import IllegalMove
-from djinn.paging.residence import Body, Key, Part, Request, Residence
+from djinn.paging.residence import Body, Key, Part, Request, Residence, Saving
 from djinn.states import END
 from djinn.tiers.extents import Extents
 
@@ -20,7 +20,10 @@ class Ledger:
         self.device, self.host = device, host
         self.disk_capacity, self.disk_free = disk_bytes, disk_bytes
         self.residences: dict[str, Residence] = {}
+        self.spill_failed = -1  # its file system failed a write: tried again for requests behind this number
         self.waiting: list[Request] = []
+        self.newest = 0  # number of the last that asked for room
+        self.saving: list[Saving] = []  # not begun yet
         self.more_host: Callable[[], bool] = lambda: False  # whether the host pool is still being made ready
 
     # -- sessions -----------------------------------------------------------------------------------
@@ -32,6 +35,7 @@ class Ledger:
         """The session is wanted on the device: it waits until it is granted or refused."""
         request.here = request.residence.body.here
         request.residence.waiting = request
+        self.newest = max(self.newest, request.number)
         self.waiting.append(request)
         self.waiting.sort(key=lambda r: r.rank)
 
@@ -44,6 +48,8 @@ class Ledger:
         """The session may run: what it needs is on the device, or comes behind gates."""
         self.withdraw(request)
         request.residence.granted, request.residence.intended = True, False
+        request.residence.body.stays = -1
+        self.changed(request.residence)
 
     def holds(self, request: Request) -> bool:
         """Whether all that it needs is on the device, for it alone."""
@@ -63,10 +69,17 @@ class Ledger:
             if len(body.sharers) > 1 or not (p := body.parts.get(key)) or not p.device or p.device.size < nbytes
         }
 
+    def changed(self, residence: Residence) -> None:
+        """It is no longer what its durable file says."""
+        if residence.saved:
+            residence.saved.current = False
+
     def fork(self, parent: Residence, child: Residence) -> None:
         """`child` shares the parent's bytes until one of them runs on. Nothing is copied."""
         if parent.waiting or parent.granted or parent.machine.state in END:
             raise IllegalMove(f"the session is {parent.machine.state}: only a stopped one can be forked")
+        if parent.body.durable or parent.saving:  # the file is one session's alone
+            raise IllegalMove("the session lies in its durable file: it must be in memory to be forked")
         child.body = parent.body
         child.body.sharers.append(child)
         self.open(child)
@@ -103,6 +116,7 @@ class Ledger:
 
     def drop(self, residence: Residence, key: Key) -> None:
         """A kept state is no longer needed."""
+        self.changed(residence)
         if len(residence.body.sharers) == 1:  # else the others may need it
             residence.body.parts[key].dropped = True
             self.settle(residence.body)
@@ -123,8 +137,18 @@ class Ledger:
             self.free_device(part)
             self.free_host(part)
         if not body.sharers:
-            self.disk_free += body.disk_bytes
-            body.disk_bytes, body.here = 0, False
+            self.leave_disk(body)
+            body.here = False
+
+    def give_disk(self, nbytes: int) -> None:
+        self.disk_free += nbytes
+        self.spill_failed = -1
+
+    def leave_disk(self, body: Body) -> None:
+        """Its only copy is in a file no longer."""
+        if body.disk_bytes and not body.durable:
+            self.give_disk(body.disk_bytes)
+        body.disk_bytes, body.durable = 0, False
 
     def free_device(self, part: Part) -> None:
         if part.device:

@@ -1,6 +1,6 @@
 """The thread that carries out what the policy decides: it queues copies on the device's streams and the disk, and waits for none.
 
-It asks for the next step whenever something has changed. What follows a copy is done when the copy has completed, on its
+It asks for the next step whenever something has changed. What follows a copy is done when it has ended (`endings`), on its
 stream's thread, under the lock that guards the ledger; nothing is copied under it.
 """
 
@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
-from djinn.errors import DjinnError, ServerFault
-from djinn.paging import moves, policy, spills
-from djinn.paging.decisions import Fetch, Grant, Move, Refuse, Spill, Step
+import torch
+
+from djinn.errors import ServerFault
+from djinn.paging import moves, policy, saves
+from djinn.paging.decisions import Fetch, Grant, Move, Refuse, RefuseRead, RefuseSave, Save, Spill, Step
+from djinn.paging.endings import Endings
 from djinn.paging.gate import PartGate
 from djinn.paging.layout import Layout
 from djinn.paging.ledger import Ledger
 from djinn.paging.moves import Transfer
 from djinn.paging.residence import Body, Key, Request, Residence
-from djinn.states import END, State
 from djinn.tiers.disk import Disk
 from djinn.tiers.streams import Device, Mark, Wait
 
 log = logging.getLogger(__name__)
+Buffer = memoryview | bytes
 
 
 @dataclass(frozen=True)
@@ -40,14 +43,29 @@ class Written:
     mark: Mark
 
 
+class DurableFiles(Protocol):
+    """Sessions' durable files, by the session's key. Both raise OSError, and StateRefused for a damaged file."""
+
+    def read(self, key: str, pages: Sequence[Sequence[torch.Tensor]]) -> None:
+        """Fill host bytes with the session's pages."""
+
+    def pages(self, key: str) -> Iterator[Iterator[bytes]]:
+        """The same in pieces, read when they are asked for."""
+
+
 class Mover:
     def __init__(
-        self, book: Ledger, layout: Layout, device: Device, disk: Disk | None, lock: threading.Condition
+        self,
+        book: Ledger,
+        layout: Layout,
+        device: Device,
+        disk: Disk | None,
+        durable: DurableFiles | None,
+        ends: Endings,
     ) -> None:
-        self.book, self.layout, self.device, self.disk, self.lock = book, layout, device, disk, lock
-        self.moved: Counter[str] = Counter()  # bytes and times, by kind
+        self.book, self.layout, self.device, self.disk, self.durable = book, layout, device, disk, durable
+        self.lock, self._ends = ends.lock, ends
         self.written: deque[Written] = deque()
-        self.readers: list[tuple[Residence, Callable[[], None]]] = []  # of sessions that are on the disk, or moved
         self._queued = threading.Condition()  # some part's copy
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="mover", daemon=True)
@@ -59,32 +77,6 @@ class Mover:
             self._closing = True
             self.lock.notify_all()
         self._thread.join()
-
-    def let_in(self, request: Request) -> None:
-        """Under the lock: the session is READY (a new one stays QUEUED until it runs)."""
-        residence = request.residence
-        self.book.let_in(request)
-        residence.stamps.clear()
-        now = time.monotonic_ns()
-        if residence.machine.state is not State.QUEUED:
-            now = residence.machine.move(State.READY)
-        residence.stamps["ready"] = now
-        if residence.body.here:
-            residence.stamps["resident"] = now
-            residence.resident.set()
-            residence.gates = {}
-
-    def let_read(self) -> None:
-        """Under the lock: call the readers whose sessions' bytes can be read now, or never."""
-        waiting = []
-        for residence, read in self.readers:
-            body = residence.body
-            on_disk = body.disk_bytes and body.moving != "spill"
-            if not residence.released and (on_disk or body.moving == "across"):
-                waiting.append((residence, read))
-            else:
-                read()
-        self.readers = waiting
 
     # -- the mover's thread ----------------------------------------------------------------------
 
@@ -104,7 +96,7 @@ class Mover:
                 self._carry_out(step)
             except Exception as error:  # a defect must not end the thread that all sessions share; it is reported
                 log.exception("paging failed")
-                self._fail(residence, ServerFault(f"paging failed: {type(error).__name__}: {error}"))
+                self._ends.fail(residence, ServerFault(f"paging failed: {type(error).__name__}: {error}"))
 
     def _next(self) -> Step | None:
         """Under the lock: what the policy decides. A defect in it fails those who wait, or it would meet them again."""
@@ -113,7 +105,7 @@ class Mover:
         except Exception as error:
             log.exception("the paging policy failed")
             for request in list(self.book.waiting):
-                self._fail(request.residence, ServerFault(f"paging failed: {type(error).__name__}: {error}"))
+                self._ends.fail(request.residence, ServerFault(f"paging failed: {type(error).__name__}: {error}"))
             return None
 
     def _begin(self, move: Move) -> None:
@@ -128,27 +120,55 @@ class Mover:
                 self._mirror(step)
             case Move(transfer=transfer, residence=residence, request=request):
                 if transfer.direction == "out":
-                    self.moved["evictions"] += 1
+                    self._ends.moved["evictions"] += 1
                     if transfer.moves or residence.body.pins > 1:
-                        self._queue_out(transfer, f"evict {residence.key[:8]}", ("evicted_bytes",))
+                        self._queue_out(transfer, residence, f"evict {residence.key[:8]}", ("evicted_bytes",))
                     else:  # the host holds every byte, and no copy is under way that says so too early
-                        self._end(transfer, ())
+                        self._ends.left(transfer, residence, (), None)
                 else:
                     self._queue_in(transfer, residence, request)
             case Grant(request=request):
                 with self.lock:
-                    self.let_in(request)
+                    self._ends.let_in(request)
                 request.then(None)
             case Refuse(request=request, error=error):
                 with self.lock:
                     self.book.withdraw(request)
                 request.then(error)
             case Spill(body=body):
-                parts = self.layout.host_parts(body)
-                self.disk.write(str(body.serial), parts, partial(self._spilled, body))
+                self.disk.write(str(body.serial), self.layout.host_pages(body), partial(self._ends.spilled, body))
             case Fetch(body=body):
-                parts = self.layout.host_parts(body)
-                self.disk.read(str(body.serial), parts, partial(self._fetched, body))
+                self._queue_fetch(body)
+            case Save(saving=saving):
+                saving.write(self._pages(saving.residence), partial(self._ends.saved, saving))
+            case RefuseSave(saving=saving, error=error):
+                with self.lock:
+                    saves.withdraw(self.book, saving)
+                saving.then(error)
+            case RefuseRead(body=body, error=error):
+                with self.lock:
+                    self._ends.refuse_readers(body, error)
+
+    def _queue_fetch(self, body: Body) -> None:
+        pages = self.layout.host_pages(body)
+        done = partial(self._ends.fetched, body)
+        if body.durable:
+            key = body.sharers[0].key
+            self.disk.run("read", pages, lambda: self.durable.read(key, pages), done)
+        else:
+            self.disk.read(str(body.serial), pages, done)
+
+    def _pages(self, residence: Residence) -> Iterable[Iterable[Buffer]]:
+        """What a session's file holds, from where its bytes lie: the host pool, or another file."""
+        body = residence.body
+        parts = [part for part in body.parts.values() if part.live]
+        if body.durable:
+            pages = self.durable.pages(residence.key)
+        elif body.disk_bytes:
+            pages = self.disk.pieces(str(body.serial), [part.live for part in parts])
+        else:
+            pages = ([memoryview(piece.numpy()) for piece in page] for page in self.layout.host_pages(body))
+        return (page for page, part in zip(pages, parts, strict=True) if not part.dropped)
 
     def _mirror(self, item: Written) -> None:
         with self.lock:
@@ -160,92 +180,37 @@ class Mover:
             transfer = moves.begin_mirror(self.book, residence, item.key, item.live)
         if transfer:
             self.device.out.after(item.mark, Wait.OUT_AFTER_COMPUTE)
-            self._queue_out(transfer, f"write through {residence.key[:8]}", ("evicted_bytes", "mirrored_bytes"))
+            name = f"write through {residence.key[:8]}"
+            self._queue_out(transfer, residence, name, ("evicted_bytes", "mirrored_bytes"))
 
-    def _queue_out(self, transfer: Transfer, name: str, counted: tuple[str, ...]) -> None:
-        for _, pieces in transfer.moves:
-            self.device.out.copy(name, self.layout.copies("out", pieces))
-        self.device.out.call(partial(self._end, transfer, counted), Wait.FREE_AFTER_OUT)
+    def _queue_out(self, transfer: Transfer, residence: Residence, name: str, counted: tuple[str, ...]) -> None:
+        try:
+            for _, pieces in transfer.moves:
+                self.device.out.copy(name, self.layout.copies("out", pieces))
+        except Exception as error:  # noqa: BLE001  what is queued must end first; then it is told
+            transfer.problem = error
+        self.device.out.call(partial(self._ends.left, transfer, residence, counted), Wait.FREE_AFTER_OUT)
 
     def _queue_in(self, transfer: Transfer, residence: Residence, request: Request | None) -> None:
         if not transfer.moves:
-            self._landed(transfer, residence)
+            self._ends.landed(transfer, residence, None)
             return
         waited = {key for key, _ in transfer.moves}
         early = request is not None and request.first is not None and transfer.direction == "in"
         if early:
             waited &= request.first
         if early and not waited:
-            self._first_is_here(request)
+            self._ends.first_is_here(transfer, request, None)
         name = f"{'restore' if transfer.direction == 'in' else 'grow'} {residence.key[:8]}"
-        for key, pieces in transfer.moves:
-            self.device.into.copy(name, self.layout.copies(transfer.direction, pieces))
-            residence.gates[key].open(self.device.into.mark())
-            waited.discard(key)
-            if early and not waited:
-                self.device.into.call(partial(self._first_is_here, request), Wait.READY_AFTER_IN)
-                early = False
-        self.moved["restores"] += transfer.direction == "in"
-        self.device.into.call(partial(self._landed, transfer, residence), Wait.FREE_AFTER_IN)
-
-    # -- called when a copy has completed, on a stream's thread ---------------------------------------------
-
-    def _first_is_here(self, request: Request) -> None:
-        with self.lock:
-            if request.residence.waiting is not request:
-                return  # closed meanwhile
-            self.let_in(request)
-        request.then(None)
-
-    def _landed(self, transfer: Transfer, residence: Residence) -> None:
-        with self.lock:
-            residence.stamps["resident"] = time.monotonic_ns()
-            self._end(transfer, ("restored_bytes" if transfer.direction == "in" else "relocated_bytes",))
-            residence.resident.set()
-
-    def _end(self, transfer: Transfer, counted: tuple[str, ...]) -> None:
-        with self.lock:
-            for what in counted:
-                self.moved[what] += transfer.nbytes
-            transfer.end()
-            self.let_read()
-            self.lock.notify_all()
-
-    def _spilled(self, body: Body, error: OSError | None) -> None:
-        with self.lock:
-            if error:
-                spills.cancel_spill(self.book, body)
-            else:
-                self.moved["spilled_bytes"] += body.live_bytes
-                spills.end_spill(self.book, body)
-            self.forget_file(body)
-            self.lock.notify_all()
-
-    def _fetched(self, body: Body, error: OSError | None) -> None:
-        sharers = list(body.sharers)
-        with self.lock:
-            spills.end_fetch(self.book, body)
-            for residence in sharers if error else ():
-                self._fail(residence, ServerFault(f"the session's file could not be read back: {error}"))
-            self.let_read()
-            self.lock.notify_all()
-
-    def forget_file(self, body: Body) -> None:
-        if self.disk and not body.sharers and not body.pins:
-            self.disk.forget(str(body.serial))
-
-    def _fail(self, residence: Residence | None, error: DjinnError) -> None:
-        """What cannot go on is failed by name; nobody else is harmed. One that runs fails at the gate, and is ended there."""
-        if residence is None:
-            return
-        with self.lock:
-            request = residence.waiting
-            for gate in residence.gates.values():
-                gate.open(error)
-            residence.resident.set()
-            if not residence.granted and residence.machine.state not in END:
-                residence.machine.move(State.FAILED)
-                self.book.release(residence)
-            self.lock.notify_all()
-        if request:
-            request.then(error)
+        try:
+            for key, pieces in transfer.moves:
+                self.device.into.copy(name, self.layout.copies(transfer.direction, pieces))
+                residence.gates[key].open(self.device.into.mark())
+                waited.discard(key)
+                if early and not waited:
+                    self.device.into.call(partial(self._ends.first_is_here, transfer, request), Wait.READY_AFTER_IN)
+                    early = False
+        except Exception as error:  # noqa: BLE001  as above
+            transfer.problem = error
+        self._ends.moved["restores"] += transfer.direction == "in"
+        self.device.into.call(partial(self._ends.landed, transfer, residence), Wait.FREE_AFTER_IN)

@@ -28,11 +28,17 @@ class Piece:
 
 @dataclass
 class Transfer:
-    """Copies of one session in one direction, in order; `end` must be called when the last has completed."""
+    """Copies of one session in one direction, in order; `end` must be called when the last has completed.
+
+    cancel: instead of `end`, where a copy failed and its source is whole still: the session is where it was. None: it is
+    lost, and must be released before `end`.
+    """
 
     direction: str  # in: host to device; out: device to host; across: on the device
     moves: list[tuple[Key, list[Piece]]]
     end: Callable[[], None]
+    cancel: Callable[[], None] | None = None
+    problem: Exception | None = None  # of the first copy that failed
 
     @property
     def nbytes(self) -> int:
@@ -83,7 +89,8 @@ def begin_place(book: Ledger, request: Request) -> Transfer | None:
     new.pins += shared
     old.leaving += shared
     new.moving = "across" if across else "in"
-    return Transfer(new.moving, moves, partial(_end_place, book, new, old, left))
+    cancel = None if across or shared else partial(_cancel_place, book, new)
+    return Transfer(new.moving, moves, partial(_end_place, book, new, old, left), cancel)
 
 
 def _end_place(book: Ledger, new: Body, old: Body, left: list[Extent]) -> None:
@@ -97,6 +104,16 @@ def _end_place(book: Ledger, new: Body, old: Body, left: list[Extent]) -> None:
         old.leaving -= 1
         book.unpin(new)
     book.unpin(old)
+
+
+def _cancel_place(book: Ledger, body: Body) -> None:
+    body.moving = None
+    for part in body.parts.values():
+        book.free_device(part)
+    for residence in body.sharers:
+        residence.intended = False  # nobody tries again unasked
+        residence.machine.move(State.HOST)
+    book.unpin(body)
 
 
 def _grow_in_place(book: Ledger, body: Body, need: dict[Key, int]) -> None:
@@ -153,18 +170,38 @@ def begin_evict(book: Ledger, residence: Residence) -> Transfer | None:
     body.moving = "out"
     body.pins += 1
     upto = {key: part.live for key, part in body.items()}
-    return Transfer("out", moves, partial(_end_evict, book, body, upto, body.epoch))
+    return Transfer("out", moves, partial(_end_evict, book, body, upto, body.epoch), partial(_cancel_evict, book, body))
 
 
 def _end_evict(book: Ledger, body: Body, upto: dict[Key, int], epoch: int) -> None:
+    leaves = bool(body.sharers) and all(sharer.machine.state is State.EVICTING for sharer in body.sharers)
+    if leaves and epoch != body.epoch:  # a copy that was queued before failed: the host does not hold all of it
+        _cancel_evict(book, body)
+        return
     body.moving = None
     _mark_clean(body, upto, epoch)
-    if body.sharers and all(sharer.machine.state is State.EVICTING for sharer in body.sharers):
+    if leaves:
         for sharer in body.sharers:
             sharer.machine.move(State.HOST)
         body.here = False
         for part in body.parts.values():
             book.free_device(part)
+    book.unpin(body)
+
+
+def _cancel_evict(book: Ledger, body: Body) -> None:
+    body.moving, body.stays = None, book.newest
+    for sharer in body.sharers:
+        if sharer.machine.state is State.EVICTING:
+            sharer.machine.move(State.IO_WAIT)
+    _cancel_mirror(book, body)
+
+
+def _cancel_mirror(book: Ledger, body: Body) -> None:
+    """What was queued counts no longer, not even what came over."""
+    body.epoch += 1
+    for part in body.parts.values():
+        part.issued = part.clean
     book.unpin(body)
 
 
@@ -176,7 +213,9 @@ def begin_mirror(book: Ledger, residence: Residence, key: Key, live: int) -> Tra
         return None
     moves = [(key, _mirror(book, part, live))]
     body.pins += 1
-    return Transfer("out", moves, partial(_end_mirror, book, body, key, live, body.epoch))
+    return Transfer(
+        "out", moves, partial(_end_mirror, book, body, key, live, body.epoch), partial(_cancel_mirror, book, body)
+    )
 
 
 def _end_mirror(book: Ledger, body: Body, key: Key, live: int, epoch: int) -> None:

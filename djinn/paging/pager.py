@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable
 from typing import Any
 
-from djinn.errors import IllegalMove
+from djinn.errors import Draining, IllegalMove
+from djinn.paging import saves
+from djinn.paging.endings import Endings, Reader
 from djinn.paging.layout import Layout
 from djinn.paging.ledger import Ledger
-from djinn.paging.mover import Mover, Written
-from djinn.paging.residence import Key, Request, Residence
+from djinn.paging.mover import DurableFiles, Mover, Written
+from djinn.paging.residence import Key, Request, Residence, Saved, Saving
 from djinn.sizes import KVShape
 from djinn.states import State
 from djinn.tiers.disk import Disk
@@ -25,7 +26,14 @@ from djinn.tiers.streams import Device
 
 class Pager:
     def __init__(
-        self, shape: KVShape, arena: Pool, host: HostPool, device: Device, disk: Disk | None = None, disk_bytes: int = 0
+        self,
+        shape: KVShape,
+        arena: Pool,
+        host: HostPool,
+        device: Device,
+        disk: Disk | None = None,
+        disk_bytes: int = 0,
+        durable: DurableFiles | None = None,
     ) -> None:
         self.shape, self.device, self.disk, self.host = shape, device, disk, host
         self.layout = Layout(shape, arena, host)
@@ -33,7 +41,8 @@ class Pager:
         self.book = Ledger(arena.extents, host.extents, disk_bytes if disk else 0)
         self.book.more_host = lambda: host.growing
         self._numbers = itertools.count()
-        self._mover = Mover(self.book, self.layout, device, disk, self.lock)
+        self._ends = Endings(self.book, disk, self.lock)
+        self._mover = Mover(self.book, self.layout, device, disk, durable, self._ends)
         host.open(self.lock)
 
     # -- asked for by the engine -----------------------------------------------------------------
@@ -52,7 +61,7 @@ class Pager:
             self.book.request(request)
             here = self.book.holds(request)
             if here:
-                self._mover.let_in(request)
+                self._ends.let_in(request)
             else:
                 self.lock.notify_all()
         if here:
@@ -61,20 +70,45 @@ class Pager:
     def park(self, residence: Residence) -> None:
         """Move to IO_WAIT and start the eviction at once. A second park does nothing."""
         with self.lock:
-            residence.intended = False
+            residence.intended, residence.body.stays = False, -1
             if residence.machine.state in (State.IDLE, State.PAUSED):
                 residence.machine.move(State.IO_WAIT)
             self.lock.notify_all()
 
-    def look(self, residence: Residence, read: Callable[[], None] = lambda: None) -> None:
+    def save(self, saving: Saving) -> None:
+        """Park the session, and have it written when its bytes lie still. `saving.then(None)` when its file is durable.
+
+        `then(error)`: no room for the file, or it could not be written; the session is parked, and otherwise as it was.
+        """
+        with self.lock:
+            self.book.newest = next(self._numbers)
+            saves.ask(self.book, saving)
+            if saving.residence.body.live_bytes:
+                self.park(saving.residence)
+            self.lock.notify_all()
+
+    def recover(self, residence: Residence, saved: Saved) -> None:
+        """A session of an earlier server: its parts have their live bytes, which lie in its durable file."""
+        with self.lock:
+            saves.recover(self.book, residence, saved)
+
+    def forget_saved(self, residence: Residence) -> None:
+        """The session is closed: its durable file counts no more."""
+        with self.lock:
+            saves.forget(self.book, residence)
+            self.lock.notify_all()
+
+    def look(self, residence: Residence, read: Reader = lambda problem: None) -> None:
         """Somebody looks at the session: a resume is likely, so it is brought back where there is room anyway.
 
-        `read` is called once its bytes lie still in memory: now, unless they are on the disk or being moved.
+        `read(None)` is called once its bytes lie still in memory: now, unless they are on the disk or being moved;
+        `read(error)` where they cannot be read back.
         """
         with self.lock:
             residence.intended = True
-            self._mover.readers.append((residence, read))
-            self._mover.let_read()
+            self.book.newest = next(self._numbers)
+            self._ends.readers.append((residence, read))
+            self._ends.let_read()
             self.lock.notify_all()
 
     def written(self, residence: Residence, key: Key, live: int) -> None:
@@ -94,6 +128,7 @@ class Pager:
         """The session paused or became idle: it may be evicted now."""
         with self.lock:
             self.book.stopped(residence)
+            self._ends.end_lost(residence)
             self.lock.notify_all()
 
     def drop(self, residence: Residence, name: str) -> None:
@@ -107,8 +142,12 @@ class Pager:
         with self.lock:
             request = residence.waiting
             self.book.release(residence)
-            self._mover.forget_file(residence.body)
-            self._mover.let_read()
+            self._ends.forget_file(residence.body)
+            self._ends.let_read()
+            saving = residence.saving
+            if saving and not saving.begun:
+                saves.withdraw(self.book, saving)
+                saving.then(IllegalMove(f"the session was {residence.machine.state} before it was written"))
             self.lock.notify_all()
         if request:
             request.then(IllegalMove(f"the session was {residence.machine.state} before there was room for it"))
@@ -126,6 +165,7 @@ class Pager:
                 "device_bytes": sum(body.live_bytes for body in here),
                 "disk_bytes": sum(body.live_bytes for body in disk),
                 "duplicate_bytes": sum(body.host_bytes for body in here),
+                "durable_bytes": sum(r.saved.nbytes for r in self.book.residences.values() if r.saved),
                 "shared_bytes": sum(body.live_bytes * (len(body.sharers) - 1) for body in bodies),
             }
             live["host_bytes"] = sum(body.live_bytes for body in bodies) - live["device_bytes"] - live["disk_bytes"]
@@ -138,20 +178,30 @@ class Pager:
                 "disk_budget_bytes": self.book.disk_capacity,
                 "disk_free_bytes": self.book.disk_free,
                 **{
-                    key: self._mover.moved[key]
-                    for key in ("evicted_bytes", "restored_bytes", "mirrored_bytes", "spilled_bytes")
+                    key: self._ends.moved[key]
+                    for key in ("evicted_bytes", "restored_bytes", "mirrored_bytes", "spilled_bytes", "saved_bytes")
                 },
-                **{key: self._mover.moved[key] for key in ("evictions", "restores")},
+                **{key: self._ends.moved[key] for key in ("evictions", "restores")},
             }
 
-    def shut_down(self) -> None:
-        """End the threads; who waits for memory is refused."""
+    def refuse_waiting(self) -> None:
+        """Who waits for memory is refused: the server is going."""
         with self.lock:
             waiting = list(self.book.waiting)
             for request in waiting:
                 self.book.withdraw(request)
         for request in waiting:
-            request.then(IllegalMove("the server is shutting down"))
+            request.then(Draining("the server is shutting down, and there was no room for this before"))
+
+    def shut_down(self) -> None:
+        """End the threads; who waits for memory is refused."""
+        with self.lock:
+            savings = list(self.book.saving)
+            for saving in savings:
+                saves.withdraw(self.book, saving)
+        for saving in savings:
+            saving.then(Draining("the server ended before the session was written"))
+        self.refuse_waiting()
         self._mover.stop()
         self.device.close()
         if self.disk:

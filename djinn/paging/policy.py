@@ -5,15 +5,16 @@ starves behind smaller ones; who lacks nothing is let in at once. Restores begin
 puts out is then chosen knowing everybody who has asked meanwhile. To make room: copies that cost nothing first (sessions
 whose bytes the host holds already), then the parked, then those that nobody looks at, then one that is large enough
 alone, then the one stopped longest. Sessions that are waited for go last, and only for one that waits before them.
+In the host pool, duplicates go first, then who rests on a durable file, then who is written to the disk.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from djinn.errors import OutOfMemory
-from djinn.paging import moves, spills
-from djinn.paging.decisions import Fetch, Grant, Move, Refuse, Spill, Step, Yielded
+from djinn.errors import DjinnError, OutOfMemory, StorageError
+from djinn.paging import moves, saves, spills
+from djinn.paging.decisions import Fetch, Grant, Move, Refuse, RefuseRead, RefuseSave, Save, Spill, Step, Yielded
 from djinn.paging.ledger import Ledger
 from djinn.paging.residence import Body, Moving, Request, Residence
 from djinn.sizes import format_bytes
@@ -35,7 +36,7 @@ def next_step(book: Ledger, ahead: int = AHEAD) -> Step | None:
         if step:
             return step
         blocked = True
-    return _park(book) or (None if blocked else _prefetch(book))
+    return _park(book) or _save(book) or (None if blocked else _read(book) or _prefetch(book))
 
 
 def _make_room(book: Ledger, request: Request, ahead: int) -> Step | None:
@@ -92,6 +93,7 @@ def _victims(book: Ledger, request: Request, short: int) -> Iterator[Residence]:
         body.sharers[0]
         for body in _bodies(book)
         if body is not request.residence.body
+        and request.number > body.stays
         and all(_stands_still(s) and (not s.waiting or s.waiting.rank > request.rank) for s in body.sharers)
         and _may_leave(body)
     ]
@@ -112,7 +114,8 @@ def _victims(book: Ledger, request: Request, short: int) -> Iterator[Residence]:
         return waits, body.dirty_bytes > 0, not_parked, intended, body.device_bytes < short, stopped_at
 
     yield from sorted(candidates, key=order)
-    if _may_leave(request.residence.body) and all(map(_stands_still, request.residence.body.sharers)):
+    own = request.residence.body
+    if _may_leave(own) and request.number > own.stays and all(map(_stands_still, own.sharers)):
         yield request.residence
 
 
@@ -144,7 +147,8 @@ def _host_room(book: Ledger, request: Request) -> Step | None:
 
     def order(residence: Residence) -> tuple:
         asks = residence.body is request.residence.body  # last of all: it makes room for who must go before it
-        return asks, residence.waiting is not None, residence.intended, residence.machine.history[-1][1]
+        costs = not saves.rests_on_file(residence)
+        return asks, residence.waiting is not None, residence.intended, costs, residence.machine.history[-1][1]
 
     cold = [
         body.sharers[0]
@@ -156,22 +160,31 @@ def _host_room(book: Ledger, request: Request) -> Step | None:
         and all(not s.waiting or s.waiting.rank >= request.rank for s in body.sharers)
     ]
     for residence in sorted(cold, key=order):
-        if spilled := spills.begin_spill(book, residence):
+        if saves.rests_on_file(residence):
+            saves.put_out(book, residence)
+            return Yielded()
+        if book.spill_failed < request.number and (spilled := spills.begin_spill(book, residence)):
             return Spill(spilled)
     return None
 
 
 def _wait_or_refuse(book: Ledger, request: Request, total: int) -> Refuse | None:
+    error = _full(book, total)
+    return Refuse(request, error) if error else None
+
+
+def _full(book: Ledger, total: int) -> OutOfMemory | None:
+    """There is no room, and nothing is under way that could make some."""
     runs = any(residence.granted for residence in book.residences.values())
     if runs or book.more_host() or any(body.pins for body in _bodies(book)):
         return None
-    error = (
+    refuses = " but failed the last write" if book.spill_failed >= 0 else ""
+    return OutOfMemory(
         f"no room for {format_bytes(total)}: arena {format_bytes(book.device.free_bytes)} of "
         f"{format_bytes(book.device.capacity)} free, host pool {format_bytes(book.host.free_bytes)} of "
         f"{format_bytes(book.host.capacity)} free, disk {format_bytes(book.disk_free)} of "
-        f"{format_bytes(book.disk_capacity)} free. Close a session, or start with a larger host_budget or disk_budget"
+        f"{format_bytes(book.disk_capacity)} free{refuses}. Close a session, or start with a larger host_budget or disk_budget"
     )
-    return Refuse(request, OutOfMemory(error))
 
 
 def _park(book: Ledger) -> Move | None:
@@ -180,12 +193,67 @@ def _park(book: Ledger) -> Move | None:
         body = residence.body
         if (
             residence.machine.state is State.IO_WAIT
-            and not residence.intended
+            and not (residence.intended and not residence.saving)
             and _may_leave(body)
+            and body.stays < 0
             and all(s.machine.state is State.IO_WAIT and not s.waiting and not s.granted for s in body.sharers)
             and (evicted := moves.begin_evict(book, residence))
         ):
             return Move(evicted, residence)
+    return None
+
+
+def _save(book: Ledger) -> Step | None:
+    """Write durable files, or make room in the host pool for who passes it on the way there."""
+    for saving in book.saving:
+        residence, body = saving.residence, saving.residence.body
+        if body.moving or body.pins or body.leaving:
+            continue
+        if error := saves.short(book, saving):
+            return RefuseSave(saving, error)
+        if saves.lies_still(body):
+            saves.begin(book, saving)
+            return Save(saving)
+        if error := _never(book, body):
+            return RefuseSave(saving, error)
+        if step := _host_room(book, _last(book, residence)):
+            return step
+        if error := _full(book, body.live_bytes):
+            return RefuseSave(saving, error)
+    return None
+
+
+def _last(book: Ledger, residence: Residence) -> Request:
+    """For who needs room in the host pool, and takes nobody's place who is waited for."""
+    return Request(residence, {}, book.newest, resumed=False)
+
+
+def _read(book: Ledger) -> Step | None:
+    """Bring a session from the disk for somebody who waits to read it."""
+    for residence in book.residences.values():
+        body = residence.body
+        if not residence.read or residence.waiting or body.pins or residence.machine.state is not State.DISK:
+            continue
+        if fetched := spills.begin_fetch(book, residence):
+            return Fetch(fetched)
+        if step := _host_room(book, _last(book, residence)):
+            return step
+        if error := _full(book, body.live_bytes):
+            return RefuseRead(body, error)
+    return None
+
+
+def _never(book: Ledger, body: Body) -> DjinnError | None:
+    """Why a session on the device will not reach the host pool, whoever leaves it."""
+    if body.stays >= 0:
+        return StorageError("copying the session off the device failed: it stays there: park it again")
+    whole = sum(book.host.rounded(part.live) for part in body.parts.values())
+    if whole > book.host.capacity and not book.more_host():
+        has = format_bytes(book.host.capacity)
+        return OutOfMemory(
+            f"the session takes {format_bytes(whole)} on its way to its file, the host pool has {has}: "
+            "start with a larger host_budget"
+        )
     return None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
@@ -53,8 +53,12 @@ class Body:
     moving: Moving | None = None  # what changes its place now
     pins: int = 0  # copies under way that read or write it: it may not be freed
     leaving: int = 0  # of these, copies that a fork makes of it to run on by itself: it may not be moved
+    stays: int = (
+        -1
+    )  # copying it off the device failed: tried again for requests behind this number, or when it is parked anew
     epoch: int = 0  # counts rewinds, after which a copy queued before says nothing
-    disk_bytes: int = 0  # its only copy is a file of this size
+    disk_bytes: int = 0  # its only copy is a file with this many live bytes
+    durable: bool = False  # that file is its session's durable one: counted there, and kept when it has been read
     serial: int = field(default_factory=lambda: next(_serials))  # names that file
 
     @property
@@ -83,17 +87,43 @@ class Body:
 
 
 @dataclass
+class Saved:
+    """A durable file of a session: what comes back after a crash, until the next one is written."""
+
+    nbytes: int  # of the file
+    current: bool = True  # the session stands as it was written: its pages need no other copy
+
+
+@dataclass
+class Saving:
+    """A session that is to be written to a durable file. It may not be touched meanwhile."""
+
+    residence: Residence
+    nbytes: int  # of the file
+    write: Callable[
+        [Iterable[Iterable[memoryview]], Callable[[Exception | None], None]], None
+    ]  # pages, what to call then
+    then: Callable[[DjinnError | None], None]  # called once: it is durable, or why not
+    begun: bool = False
+    abandoned: bool = False  # it was closed meanwhile
+
+
+@dataclass
 class Residence:
     key: str
     machine: Machine
     body: Body = field(default_factory=Body)
     waiting: Request | None = None  # it is wanted on the device
     intended: bool = False  # somebody looks at it: a resume is likely soon
+    read: bool = False  # somebody waits to read its bytes in the host pool
     granted: bool = False  # a request has all that it needs and has not ended
     released: bool = False
+    lost: DjinnError | None = None  # it ran on while a copy of what it holds failed: it ends when its run does
     gates: dict[Key, Gate] = field(default_factory=dict)  # of the parts that are on their way back
     resident: threading.Event = field(default_factory=threading.Event)  # all of it is on the device
     stamps: dict[str, int] = field(default_factory=dict)  # ready, resident: of the last grant, ns
+    saved: Saved | None = None
+    saving: Saving | None = None
 
     def __post_init__(self) -> None:
         self.body.sharers.append(self)

@@ -8,7 +8,7 @@ from djinn.states import State
 
 
 def begin_spill(book: Ledger, residence: Residence) -> Body | None:
-    """Its bytes go from the host pool to a file; `end_spill` when it is written. None if the disk budget is short."""
+    """Its bytes go from the host pool to a file; `end_spill` when it is written. None if the disk has no room."""
     body = residence.body
     if body.live_bytes > book.disk_free:
         return None
@@ -41,18 +41,26 @@ def begin_fetch(book: Ledger, residence: Residence) -> Body | None:
 
 
 def cancel_spill(book: Ledger, body: Body) -> None:
-    """The file could not be written: the bytes stay where they are, and nothing more goes to the disk."""
+    """The file could not be written: the bytes stay where they are, and who asks next may try again."""
     body.moving = None
-    body.disk_bytes = book.disk_free = 0
+    book.leave_disk(body)
+    book.spill_failed = book.newest
     book.unpin(body)
 
 
 def end_fetch(book: Ledger, body: Body) -> None:
     body.moving = None
-    book.disk_free += body.disk_bytes
-    body.disk_bytes = 0
+    book.leave_disk(body)
     for part in body.parts.values():
         part.clean = part.issued = part.live
     for sharer in body.sharers:
         sharer.machine.move(State.HOST)
+    book.unpin(body)
+
+
+def cancel_fetch(book: Ledger, body: Body) -> None:
+    """The file could not be read: its session stays where it is."""
+    body.moving = None
+    for part in body.parts.values():
+        book.free_host(part)
     book.unpin(body)

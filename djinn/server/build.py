@@ -6,15 +6,21 @@ import argparse
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 
 import torch
 
+from djinn.durable.folder import SPILLED, StateFolder
+from djinn.durable.record import Identity
+from djinn.durable.store import Store
 from djinn.engine.engine import Engine
+from djinn.engine.keeper import Keeper
 from djinn.engine.runner import Runner
 from djinn.engine.scheduler import Scheduler
 from djinn.errors import BudgetTooSmall
 from djinn.model.drive import drive
-from djinn.model.load import load_model, torch_device
+from djinn.model.identity import config_sha256, weights_sha256
+from djinn.model.load import LoadedModel, load_model, torch_device
 from djinn.paging.pager import Pager
 from djinn.server.dispatch import welcome
 from djinn.server.door import Door
@@ -33,10 +39,11 @@ from djinn.timeline import Timeline
 log = logging.getLogger(__name__)
 ROWS = {"cpu": 8, "cuda": 32}  # sessions decoded in one pass, where nothing else is asked for
 CPU_BUDGET = 2 * 10**9  # bytes, where none is given
+DISK_SHARE = 0.9  # of what the state directory's file system can take, where no disk budget is given
 
 
 def build_service(
-    args: argparse.Namespace, device: str, device_budget: int | None, host_budget: int, disk_budget: int
+    args: argparse.Namespace, device: str, device_budget: int | None, host_budget: int, disk_budget: int | None
 ) -> tuple[Service, str, Callable[[], None]]:
     """(the service, the memory plan as a table, what ends its threads). Everything is allocated when this returns."""
     with (
@@ -51,7 +58,7 @@ def _build(
     device: str,
     device_budget: int | None,
     host_budget: int,
-    disk_budget: int,
+    disk_budget: int | None,
     begun: ExitStack,
 ) -> tuple[Service, str]:
     if args.threads:
@@ -60,6 +67,10 @@ def _build(
     # shape, bf16, 1,600 tokens) 10 differed from the first with it, none with flash attention.
     torch.backends.cuda.enable_cudnn_sdp(False)
     place = torch_device(device)
+    state = None
+    if args.state_dir:
+        state = StateFolder(Path(args.state_dir))
+        begun.callback(state.close)
     memory = HostMemory(host_budget, pinned=place.type == "cuda")  # made ready behind the load
     begun.callback(memory.close)
     loaded = load_model(args.model, args.weights, args.dtype, device, args.seed, args.path, args.hub_id, args.revision)
@@ -84,23 +95,50 @@ def _build(
         if place.type == "cuda"
         else HostDevice(timeline)
     )
-    disk = Disk(args.state_dir, timeline) if disk_budget else None
-    pager = Pager(shape, arena, host, streams, disk, disk_budget)
+    store = Store(state, timeline) if state else None
+    if disk_budget is None:
+        disk_budget = int(state.room() * DISK_SHARE) if state else 0
+    disk = None
+    if state:
+        disk = Disk(timeline, state.path, SPILLED)
+    elif disk_budget:
+        disk = Disk(timeline)
+    pager = Pager(shape, arena, host, streams, disk, disk_budget, store)
     begun.callback(pager.shut_down)
+    keeper = None
+    if store:
+        begun.callback(store.close)
+        keeper = Keeper(pager, store, _identity(loaded))
     scheduler = Scheduler(executor, place, timeline, rows, args.deterministic == "on")
     runner = Runner(pager, place, write_through="write-through" not in args.without)
     engine = Engine(
-        runner, scheduler, pager, facts["vocab_size"], max_tokens, parts_first="parts-first" not in args.without
+        runner,
+        scheduler,
+        pager,
+        facts["vocab_size"],
+        max_tokens,
+        keeper,
+        parts_first="parts-first" not in args.without,
     )
     begun.callback(engine.shut_down)
     limits = limits_of(args, max_tokens, facts["hidden_size"])
     door = Door(args.host, args.port, args.keys, limits.max_message_bytes)
     begun.callback(door.close)
-    service = Service(engine, welcome(facts, str(place), plan.numbers(), max_tokens, limits), limits, door)
+    hello = welcome(facts, str(place), plan.numbers(), max_tokens, limits)
+    service = Service(engine, hello, limits, door, args.drain_timeout)
     begun.callback(Pulse(engine).stop)
     if args.metrics_port is not None:
         begun.callback(serve_metrics(engine, args.metrics_port))
     return service, plan.table(shape)
+
+
+def _identity(loaded: LoadedModel) -> Identity:
+    return Identity(
+        name=loaded.facts["name"],
+        dtype=loaded.facts["dtype"],
+        config_sha256=config_sha256(loaded.model),
+        weights_sha256=weights_sha256(loaded.model),
+    )
 
 
 def _whole(place: torch.device) -> int:

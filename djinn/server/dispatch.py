@@ -92,6 +92,8 @@ class Dispatcher:
             self._submit(call, body, arrays, accepted_ns)
         elif isinstance(body, m.FetchActivation):
             self._fetch(call, body)
+        elif isinstance(body, m.Park) and body.durable:
+            self._park_durably(call, body)
         else:
             self.replies.finish(call, self._answer(call.owner, body))
 
@@ -121,6 +123,14 @@ class Dispatcher:
 
         self.engine.activation(self.engine.find(body.session, call.owner), body.name, give)
 
+    def _park_durably(self, call: Call, body: m.Park) -> None:
+        """The reply comes when the session is in its file."""
+
+        def then(error: DjinnError | None) -> None:
+            self.replies.finish(call, failure(error) if error else m.Done())
+
+        self.engine.park_durably(self.engine.find(body.session, call.owner), then)
+
     def _answer(self, owner: str, body: m.AnyRequest) -> m.AnyReply:
         engine = self.engine
         match body:
@@ -148,8 +158,8 @@ class Dispatcher:
                 return _attached(engine.find(key, owner))
             case m.Discard(session=key, name=name):
                 engine.discard(engine.find(key, owner), name)
-            case m.Park(session=key, durable=durable):
-                engine.park(engine.find(key, owner), durable)
+            case m.Park(session=key):
+                engine.park(engine.find(key, owner))
             case m.Cancel(session=key):
                 engine.end(engine.find(key, owner), State.CANCELLED)
             case m.Close(session=key):

@@ -9,9 +9,8 @@ import argparse
 import logging
 import signal
 import sys
-from pathlib import Path
 
-from djinn.errors import BadRequest, DjinnError
+from djinn.errors import DjinnError
 from djinn.launch import READY, last_words
 from djinn.lifeline import die_with_parent
 from djinn.server.door import keyring_for
@@ -46,8 +45,18 @@ def parser() -> argparse.ArgumentParser:
         help="weights + workspace + arena, such as 80GB (default: 90%% of the card, 2GB on a CPU)",
     )
     p.add_argument("--host-budget", default="2GB", help="host pool for evicted sessions (default: %(default)s)")
-    p.add_argument("--disk-budget", default="0", help="disk tier behind the host pool, such as 20GB (default: none)")
-    p.add_argument("--state-dir", help="folder for the disk tier's files (default: the system's for temporary files)")
+    p.add_argument(
+        "--disk-budget",
+        help="disk tier behind the host pool and durable files, such as 20GB (default: none, or with --state-dir 90%% of what its "
+        "file system can take)",
+    )
+    p.add_argument("--state-dir", help="folder for sessions that outlive the server, and for the disk tier's files")
+    p.add_argument(
+        "--drain-timeout",
+        type=float,
+        default=30.0,
+        help="seconds that running requests get on SIGTERM before they are stopped (default: %(default)g)",
+    )
     p.add_argument(
         "--deterministic",
         choices=("on", "off"),
@@ -108,15 +117,15 @@ def choose_device(args: argparse.Namespace) -> str:
 
 def run(args: argparse.Namespace) -> None:
     keyring_for(args.host, args.keys), parse_seconds(args.lease)  # refused before the weights are loaded
-    if args.state_dir and not Path(args.state_dir).is_dir():
-        raise BadRequest(f"--state-dir {args.state_dir} is not a folder: make it first")
     from djinn.server.build import build_service
 
     device = choose_device(args)
     budget = parse_bytes(args.device_budget) if args.device_budget else None
-    host, disk = parse_bytes(args.host_budget), parse_bytes(args.disk_budget)
+    host = parse_bytes(args.host_budget)
+    disk = None if args.disk_budget is None else parse_bytes(args.disk_budget)
     service, table, shut_down = build_service(args, device, budget, host, disk)
     print(table, flush=True)
+    signal.set_wakeup_fd(service.hears.fileno(), warn_on_full_buffer=False)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: service.stop())
     print(READY + service.endpoint, flush=True)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -43,15 +44,20 @@ class CudaStream(Stream):
         self.track, self.device = track, device
         self._stream = stream
         self._copying: Copying | None = None
-        self._watched: queue.SimpleQueue[tuple[torch.cuda.Event, Callable[[], None]] | None] = queue.SimpleQueue()
+        self._watched: queue.SimpleQueue[tuple[torch.cuda.Event, Callable[[Exception | None], None]] | None]
+        self._watched = queue.SimpleQueue()
         self._watcher = threading.Thread(target=self._watch, name=track, daemon=True)
         self._watcher.start()
 
     def _watch(self) -> None:
         while (item := self._watched.get()) is not None:
             event, done = item
-            event.synchronize()
-            call_safely(done)
+            problem = None
+            try:
+                event.synchronize()
+            except RuntimeError as error:  # of the device: nothing on it works from then on, but who waits is told
+                problem = error
+            call_safely(partial(done, problem))
 
     def after(self, mark: Mark, wait: Wait) -> None:
         self._stream.wait_event(mark.event)
@@ -67,14 +73,14 @@ class CudaStream(Stream):
     def mark(self) -> Mark:
         return CudaMark(self.device, self._stream)
 
-    def call(self, done: Callable[[], None], wait: Wait) -> None:
+    def call(self, done: Callable[[Exception | None], None], wait: Wait) -> None:
         copying, ended = self._copying, self._event()
         self._copying = None
 
-        def reached() -> None:
+        def reached(problem: Exception | None) -> None:
             now = time.monotonic_ns()
-            done()
-            if copying:
+            done(problem)
+            if copying and not problem:
                 began = now - int(copying.began.elapsed_time(ended) * 1e6)
                 self.device.timeline.add(self.track, copying.name, began, now, bytes=copying.nbytes)
 

@@ -1,18 +1,20 @@
 """The tier behind the host pool: one file for each session that is there, written and read by a thread of its own.
 
-The files are for this server's life alone and are gone with it; they are not the durable parking, which has to survive a
-power cut. Cost: the session's live bytes once each way, through the page cache.
+The files are for this server's life alone and are gone with it: durable files are written by others (djinn/durable).
+Cost: the session's live bytes once each way, through the page cache.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import queue
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from io import FileIO
 from pathlib import Path
 
 import torch
@@ -21,11 +23,14 @@ from djinn.tiers.streams import call_safely
 from djinn.timeline import Timeline
 
 log = logging.getLogger(__name__)
+Pages = Sequence[Sequence[torch.Tensor]]  # part after part of a session, each in pieces of the host pool (uint8)
+CHUNK = 1 << 20  # bytes read at a time where they go through
 
 
 class Disk:
-    def __init__(self, folder: Path | None, timeline: Timeline) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="djinn-", dir=folder)
+    def __init__(self, timeline: Timeline, folder: Path | None = None, prefix: str = "djinn-") -> None:
+        """Its files lie in a new folder below `folder` (None: the system's for temporary files), whose name has that prefix."""
+        self._folder = tempfile.TemporaryDirectory(prefix=prefix, dir=folder)
         self._timeline = timeline
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="disk", daemon=True)
@@ -38,45 +43,62 @@ class Disk:
     def path(self, name: str) -> Path:
         return Path(self._folder.name) / name
 
-    def write(self, name: str, parts: Sequence[torch.Tensor], done: Callable[[OSError | None], None]) -> None:
-        """Write host bytes (uint8) one after the other into the file `name`; then `done(what went wrong)`."""
-        self._work.put(lambda: self._timed("write", name, parts, done, self._write))
+    def write(self, name: str, pages: Pages, done: Callable[[Exception | None], None]) -> None:
+        """Write host bytes one after the other into the file `name`; then `done(what went wrong)`."""
+        self.run("write", pages, lambda: self._write(self.path(name), pages), done)
 
-    def read(self, name: str, parts: Sequence[torch.Tensor], done: Callable[[OSError | None], None]) -> None:
-        """Fill host bytes from the file `name`, then remove it; then `done(what went wrong)`."""
-        self._work.put(lambda: self._timed("read", name, parts, done, self._read))
+    def read(self, name: str, pages: Pages, done: Callable[[Exception | None], None]) -> None:
+        """Fill host bytes from the file `name`, then remove it; then `done(what went wrong)`, and the file is as it was."""
+        self.run("read", pages, lambda: self._read(self.path(name), pages), done)
+
+    def run(
+        self, what: str, pages: Pages, carry_out: Callable[[], None], done: Callable[[Exception | None], None]
+    ) -> None:
+        """Do some other reading or writing of these pages in its turn."""
+        self._work.put(lambda: self._timed(what, pages, carry_out, done))
+
+    def pieces(self, name: str, sizes: Sequence[int]) -> Iterator[Iterator[bytes]]:
+        """The parts of the file `name` in pieces, for another file; read when they are asked for, on the asker's thread."""
+        with open(self.path(name), "rb", buffering=0) as file:
+            for size in sizes:
+                yield _pieces(file, size)
 
     def forget(self, name: str) -> None:
-        """The session is closed; its file goes when what is queued before is done."""
+        """The session is closed, or has another file; this one goes when what is queued before is done."""
         self._work.put(lambda: self.path(name).unlink(missing_ok=True))
 
-    def _timed(self, what: str, name: str, parts, done, carry_out) -> None:
-        began, error = time.monotonic_ns(), None
+    def _timed(
+        self, what: str, pages: Pages, carry_out: Callable[[], None], done: Callable[[Exception | None], None]
+    ) -> None:
+        began, problem = time.monotonic_ns(), None
         try:
-            carry_out(self.path(name), parts)
-        except OSError as problem:
-            log.error("%s of %s failed: %s", what, name, problem)
-            error = problem
-        self._timeline.add("disk", what, began, time.monotonic_ns(), bytes=sum(p.nbytes for p in parts))
-        done(error)
+            carry_out()
+        except Exception as error:  # noqa: BLE001  told to those whose session it is
+            log.error("the disk's %s failed: %s", what, error)
+            problem = error
+        nbytes = sum(piece.nbytes for page in pages for piece in page)
+        self._timeline.add("disk", what, began, time.monotonic_ns(), bytes=nbytes)
+        done(problem)
 
     @staticmethod
-    def _write(path: Path, parts: Sequence[torch.Tensor]) -> None:
-        with open(path, "wb", buffering=0) as file:
-            for part in parts:
-                view = memoryview(part.numpy())
-                while view:
-                    view = view[file.write(view) :]
+    def _write(path: Path, pages: Pages) -> None:
+        try:
+            with open(path, "wb", buffering=0) as file:
+                for view in views(pages):
+                    while view:
+                        view = view[file.write(view) :]
+        except OSError:
+            path.unlink(missing_ok=True)  # half of it would hold the room that is missing
+            raise
 
     @staticmethod
-    def _read(path: Path, parts: Sequence[torch.Tensor]) -> None:
+    def _read(path: Path, pages: Pages) -> None:
         with open(path, "rb", buffering=0) as file:
-            for part in parts:
-                view = memoryview(part.numpy())
+            for view in views(pages):
                 while view:
                     count = file.readinto(view)
                     if not count:
-                        raise OSError(f"{path.name} is shorter than what was written")
+                        raise OSError(errno.EIO, f"{path.name} is shorter than what was written")
                     view = view[count:]
         os.unlink(path)
 
@@ -84,3 +106,16 @@ class Disk:
         self._work.put(None)
         self._thread.join()
         self._folder.cleanup()
+
+
+def views(pages: Pages) -> Iterator[memoryview]:
+    return (memoryview(piece.numpy()) for page in pages for piece in page)
+
+
+def _pieces(file: FileIO, size: int) -> Iterator[bytes]:
+    while size:
+        piece = file.read(min(size, CHUNK))
+        if not piece:
+            raise OSError(errno.EIO, f"{file.name} is shorter than what was written")
+        size -= len(piece)
+        yield piece

@@ -17,6 +17,7 @@ from enum import StrEnum
 
 import torch
 
+from djinn.errors import ServerFault
 from djinn.timeline import Timeline
 
 log = logging.getLogger(__name__)
@@ -59,8 +60,9 @@ class Stream(ABC):
         """The point behind everything queued so far."""
 
     @abstractmethod
-    def call(self, done: Callable[[], None], wait: Wait) -> None:
-        """Call `done`, on a thread of the stream, when everything queued so far has completed."""
+    def call(self, done: Callable[[Exception | None], None], wait: Wait) -> None:
+        """Call `done`, on a thread of the stream, when everything queued so far has completed: with the error of the first
+        copy that failed since the last `call`, if one did."""
 
     @abstractmethod
     def close(self) -> None:
@@ -104,8 +106,11 @@ def call_safely(done: Callable[[], None]) -> None:
 class HostMark(Mark):
     def __init__(self, device: Device) -> None:
         self._device, self._reached = device, threading.Event()
+        self._problem: Exception | None = None
 
-    def reach(self) -> None:
+    def reach(self, problem: Exception | None = None) -> None:
+        """The copies before it have ended, or one of them failed."""
+        self._problem = problem
         self._reached.set()
 
     def wait(self) -> None:
@@ -116,6 +121,8 @@ class HostMark(Mark):
             began = time.monotonic_ns()
             self._reached.wait()
             self._device.count(wait, began)
+        if self._problem:
+            raise ServerFault(f"a copy failed: {type(self._problem).__name__}: {self._problem}")
 
 
 class HostStream(Stream):
@@ -123,6 +130,7 @@ class HostStream(Stream):
 
     def __init__(self, track: str, device: Device) -> None:
         self.track, self.device = track, device
+        self._problem: Exception | None = None  # since the last call; of the thread alone
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=track, daemon=True)
         self._thread.start()
@@ -137,20 +145,30 @@ class HostStream(Stream):
     def copy(self, name: str, copies: Copies) -> None:
         def work() -> None:
             began = time.monotonic_ns()
-            for destination, source in copies:
-                destination.copy_(source)
+            try:
+                self.carry_out(copies)
+            except Exception as error:  # noqa: BLE001  told by `call` and the marks behind it
+                self._problem = self._problem or error
             nbytes = sum(source.nbytes for _, source in copies)
             self.device.timeline.add(self.track, name, began, time.monotonic_ns(), bytes=nbytes)
 
         self._work.put(work)
 
+    def carry_out(self, copies: Copies) -> None:
+        for destination, source in copies:
+            destination.copy_(source)
+
     def mark(self) -> Mark:
         mark = HostMark(self.device)
-        self._work.put(mark.reach)
+        self._work.put(lambda: mark.reach(self._problem))
         return mark
 
-    def call(self, done: Callable[[], None], wait: Wait) -> None:
-        self._work.put(done)
+    def call(self, done: Callable[[Exception | None], None], wait: Wait) -> None:
+        def work() -> None:
+            problem, self._problem = self._problem, None
+            done(problem)
+
+        self._work.put(work)
 
     def close(self) -> None:
         self._work.put(None)

@@ -10,15 +10,19 @@ from typing import Any
 import numpy as np
 
 import djinn
-from djinn.errors import NotYet
-from evaluation.contenders.contender import FACTOR, Contender, Evidence, Job, refusal
+from evaluation.contenders.contender import FACTOR, Contender, Evidence, Job
 from evaluation.contenders.reference import Plain
+
+ID = "session.txt"  # beside the state directory's own files: which session was left there
 
 
 class DjinnPeer(Contender):
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        model = job.model
+        self._start()
+
+    def _start(self, state_dir: Path | None = None) -> None:
+        job, model = self.job, self.job.model
         self.server = djinn.serve(
             model["name"],
             weights=model["source"],
@@ -27,6 +31,7 @@ class DjinnPeer(Contender):
             threads=job.threads,
             device_budget=job.device_budget,
             host_budget=job.host_budget,
+            state_dir=None if state_dir is None else str(state_dir),
             max_tokens=max(map(len, job.prompts)) + job.new_tokens + 64,
         )
         self.client = djinn.connect(self.server.endpoint)
@@ -165,19 +170,29 @@ class DjinnPeer(Contender):
         return Evidence("yes" if tokens and logits else "no", seen)
 
     def leave(self, folder: Path) -> None:
-        """Nothing reaches a disk before durable parking is built; `come_back` shows the refusal."""
+        """Parked durably by a server with a state directory, in the place of the one that answered so far."""
+        self.close()
+        self._start(folder)
         session = self.client.open()
         session.prefill(self.job.prompts[0], break_at=self.job.layer)
+        session.park(durable=True)
+        (folder / ID).write_text(session.id)
 
     def come_back(self, folder: Path) -> Evidence:
-        alive = self.client.stats()["sessions"]
-        session = self.client.open()
-        session.prefill(self.job.prompts[0], break_at=self.job.layer)
-        refused = refusal(lambda: session.park(durable=True), NotYet)
+        whole = self._whole()
+        self.close()
+        self._start(folder)
+        session = djinn.Session(self.client.connection, (folder / ID).read_text())
+        before = session.state
+        logits = session.resume().logits
+        ran, depth = self._layers_run(session), self.client.server.depth
         session.close()
-        return Evidence(
-            "not yet", f"a new server knows {alive or 'no'} sessions; park(durable=True) is refused", refused
+        same = bool(np.array_equal(logits, whole))
+        seen = (
+            f"parked durably after {self.job.layer} of {depth} layers; after kill -9 a new server has it on its {before}, runs "
+            f"the other {ran}; logits bit-equal: {same}"
         )
+        return Evidence("yes" if same and ran == depth - self.job.layer else "no", seen)
 
     def _prompt(self, number: int) -> list[int]:
         return self.job.prompts[number % len(self.job.prompts)]

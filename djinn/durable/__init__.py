@@ -1,0 +1,1 @@
+"""Sessions in files that outlive the server: their format, and the state directory that holds them."""

@@ -1,0 +1,223 @@
+"""What follows when a copy or a file has ended, well or badly: the accounts, the states, who is told.
+
+Called on the streams' and the files' threads; whatever goes wrong is told to the one concerned, typed, and harms no other.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from djinn.errors import DjinnError, IllegalMove, OutOfMemory, ServerFault, StateRefused, StorageError
+from djinn.paging import saves, spills
+from djinn.paging.ledger import Ledger
+from djinn.paging.moves import Transfer
+from djinn.paging.residence import Body, Request, Residence, Saving
+from djinn.states import END, State
+from djinn.tiers.disk import Disk
+
+log = logging.getLogger(__name__)
+Reader = Callable[[DjinnError | None], None]  # the bytes can be read now, or why they never can
+
+
+class Endings:
+    def __init__(self, book: Ledger, disk: Disk | None, lock: threading.Condition) -> None:
+        self.book, self.disk, self.lock = book, disk, lock
+        self.moved: Counter[str] = Counter()  # bytes and times, by kind
+        self.readers: list[tuple[Residence, Reader]] = []  # of sessions that are on the disk, or moved
+
+    def let_in(self, request: Request) -> None:
+        """Under the lock: the session is READY (a new one stays QUEUED until it runs)."""
+        residence = request.residence
+        self.book.let_in(request)
+        residence.stamps.clear()
+        now = time.monotonic_ns()
+        if residence.machine.state is not State.QUEUED:
+            now = residence.machine.move(State.READY)
+        residence.stamps["ready"] = now
+        if residence.body.here:
+            residence.stamps["resident"] = now
+            residence.resident.set()
+            residence.gates = {}
+
+    def let_read(self) -> None:
+        """Under the lock: call the readers whose sessions' bytes can be read now, or never."""
+        waiting = []
+        for residence, read in self.readers:
+            body = residence.body
+            on_disk = body.disk_bytes and body.moving != "spill"
+            if not residence.released and (on_disk or body.moving == "across"):
+                waiting.append((residence, read))
+            else:
+                residence.read = False
+                read(None)
+        self.readers = waiting
+        for residence, _ in waiting:
+            residence.read = True
+
+    def refuse_readers(self, body: Body, error: DjinnError) -> None:
+        """Under the lock: the bytes could not be read back."""
+        refused = [read for residence, read in self.readers if residence.body is body]
+        self.readers = [(residence, read) for residence, read in self.readers if residence.body is not body]
+        for sharer in body.sharers:
+            sharer.read = sharer.intended = False  # nobody tries again unasked
+        for read in refused:
+            read(error)
+
+    # -- called when a copy has completed, or failed, on a stream's thread ------------------------------------
+
+    def first_is_here(self, transfer: Transfer, request: Request, problem: Exception | None) -> None:
+        with self.lock:
+            transfer.problem = transfer.problem or problem
+            if request.residence.waiting is not request or transfer.problem:
+                return  # closed meanwhile; or it is told with the rest
+            self.let_in(request)
+        request.then(None)
+
+    def landed(self, transfer: Transfer, residence: Residence, problem: Exception | None) -> None:
+        problem = transfer.problem or problem
+        with self.lock:
+            if problem:
+                self._did_not_land(transfer, residence, problem)
+                return
+            residence.stamps["resident"] = time.monotonic_ns()
+            self._end(transfer, ("restored_bytes" if transfer.direction == "in" else "relocated_bytes",))
+            residence.resident.set()
+
+    def _did_not_land(self, transfer: Transfer, residence: Residence, problem: Exception) -> None:
+        """Under the lock: where nothing of it runs yet the session is where it was; else it is lost."""
+        log.error("a copy to the device failed", exc_info=problem)
+        said = f"a copy to the device failed: {type(problem).__name__}: {problem}"
+        waits = all(sharer.machine.state is State.RESTORING for sharer in residence.body.sharers)
+        if transfer.cancel and waits:
+            transfer.cancel()
+            self.refuse(residence, StorageError(f"{said}. The session is in host memory as before: ask again"))
+            self.let_read()
+        else:
+            self.fail(residence, ServerFault(said))
+            self._end(transfer, ())
+        self.lock.notify_all()
+
+    def left(
+        self, transfer: Transfer, residence: Residence, counted: tuple[str, ...], problem: Exception | None
+    ) -> None:
+        problem = transfer.problem or problem
+        with self.lock:
+            if not problem:
+                self._end(transfer, counted)
+                return
+            log.error("copying %s off the device failed: it stays there", residence.key[:8], exc_info=problem)
+            transfer.cancel()
+            self.let_read()
+            self.lock.notify_all()
+
+    def _end(self, transfer: Transfer, counted: tuple[str, ...]) -> None:
+        with self.lock:
+            for what in counted:
+                self.moved[what] += transfer.nbytes
+            transfer.end()
+            self.let_read()
+            self.lock.notify_all()
+
+    # -- called when a file has been written or read, on its thread --------------------------------------------
+
+    def spilled(self, body: Body, problem: Exception | None) -> None:
+        with self.lock:
+            if problem:
+                spills.cancel_spill(self.book, body)
+            else:
+                self.moved["spilled_bytes"] += body.live_bytes
+                spills.end_spill(self.book, body)
+            self.forget_file(body)
+            self.lock.notify_all()
+
+    def fetched(self, body: Body, problem: Exception | None) -> None:
+        with self.lock:
+            if problem:
+                self._did_not_come(body, problem)
+            else:
+                spills.end_fetch(self.book, body)
+            self.forget_file(body)
+            self.let_read()
+            self.lock.notify_all()
+
+    def _did_not_come(self, body: Body, problem: Exception) -> None:
+        """Under the lock: a damaged file's session is lost, any other stays on the disk; who asked for it is told."""
+        spills.cancel_fetch(self.book, body)
+        damaged = isinstance(problem, StateRefused)
+        error = problem
+        if not damaged:
+            error = StorageError(f"the session's file could not be read: {problem}. It stays on the disk: ask again")
+        self.refuse_readers(body, error)
+        for residence in list(body.sharers):
+            if damaged:
+                saves.forget(self.book, residence)
+                self.fail(residence, error)
+            else:
+                self.refuse(residence, error)
+
+    def saved(self, saving: Saving, problem: Exception | None) -> None:
+        body = saving.residence.body
+        with self.lock:
+            spilled = body.disk_bytes and not body.durable
+            saves.end(self.book, saving, written=problem is None)
+            if spilled and body.durable:
+                self.disk.forget(str(body.serial))
+            if isinstance(problem, StateRefused):  # its only copy was a file, and that is damaged
+                saves.forget(self.book, saving.residence)
+                self.fail(saving.residence, problem)
+            self.forget_file(body)
+            if not problem and not saving.abandoned:
+                self.moved["saved_bytes"] += saving.nbytes
+            self.lock.notify_all()
+        if saving.abandoned:
+            problem = IllegalMove("the session was closed before its file was written")
+        saving.then(_typed(problem) if problem else None)
+
+    def forget_file(self, body: Body) -> None:
+        if self.disk and not body.sharers and not body.pins:
+            self.disk.forget(str(body.serial))
+
+    def refuse(self, residence: Residence, error: DjinnError) -> None:
+        """Under the lock: what was asked cannot be done; the session is unharmed."""
+        if request := residence.waiting:
+            self.book.withdraw(request)
+            request.then(error)
+
+    def fail(self, residence: Residence | None, error: DjinnError) -> None:
+        """What cannot go on is failed by name; nobody else is harmed. One that runs fails at a gate, or when its run ends."""
+        if residence is None:
+            return
+        with self.lock:
+            request = residence.waiting
+            for gate in residence.gates.values():
+                gate.fail(error)
+            residence.resident.set()
+            if residence.granted:
+                residence.lost = error
+            elif residence.machine.state not in END:
+                residence.machine.move(State.FAILED)
+                self.book.release(residence)
+            self.lock.notify_all()
+        if request:
+            request.then(error)
+
+    def end_lost(self, residence: Residence) -> None:
+        """Under the lock: its run is over; what it holds is not all there."""
+        if residence.lost:
+            self.fail(residence, residence.lost)
+
+
+def _typed(problem: Exception) -> DjinnError:
+    """Why a durable file was not written, for the one who asked for it."""
+    if isinstance(problem, DjinnError):
+        return problem
+    if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutOfMemory(f"the durable file was not written: {problem.strerror}. Make room in the state directory")
+    if isinstance(problem, OSError):
+        return StorageError(f"the durable file was not written: {problem}. The session is as it was: park it again")
+    return ServerFault(f"the durable file was not written: {type(problem).__name__}: {problem}")
