@@ -38,6 +38,7 @@ def record(key: str = KEY, **more) -> Record:
         "key": key,
         "owner": "somebody",
         "model": Identity(name="tiny", dtype="float32", config_sha256="c", weights_sha256="w"),
+        "ids": (),
         "length": 3,
         "lengths": (5, 3),
         "unfed": (7,),

@@ -55,6 +55,7 @@ class Record(Frozen):
     key: str  # the session's id, and the file's name
     owner: str  # whose it is: opaque here
     model: Identity
+    ids: tuple[int, ...]  # every token that the model was given, up to `length`
     length: int  # tokens whose keys and values every layer holds
     lengths: tuple[int, ...]  # the same for each layer: they differ while it is paused
     unfed: tuple[int, ...]

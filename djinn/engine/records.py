@@ -33,6 +33,7 @@ def record_of(session: Session, shape: KVShape, model: Identity) -> Record:
         key=session.key,
         owner=session.owner,
         model=model,
+        ids=tuple(session.ids[: session.length]),
         length=session.length,
         lengths=tuple(session.cache.lengths),
         unfed=tuple(session.unfed),
@@ -58,6 +59,7 @@ def session_of(record: Record, shape: KVShape, model: Identity) -> Session:
         session.residence.body.parts[_key(page)] = residence.Part(live=page.nbytes)
     for layer, length in zip(session.cache.layers, record.lengths, strict=True):
         layer.length = length
+    session.ids = list(record.ids)
     session.length, session.unfed, session.serial = record.length, list(record.unfed), record.serial
     session.pause = record.pause and _checkpoint(record.pause)
     session.checkpoints = {kept.name: _checkpoint(kept) for kept in record.checkpoints}

@@ -35,7 +35,7 @@ class Session:
     key: str
     residence: Residence
     cache: SlabCache
-    owner: str = ""
+    owner: str = ""  # whose it is: opaque here, and kept in its durable file
     ids: list[int] = field(default_factory=list)  # every token given to the model, up to `length`
     length: int = 0  # tokens whose KV is in every layer
     unfed: list[int] = field(default_factory=list)  # sampled, not yet given to the model
@@ -44,7 +44,6 @@ class Session:
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
     sampler: Sampler = field(default_factory=Sampler)
     serial: int = 0  # makes names of kept states unique
-    owner: str = ""  # whose it is: opaque here, and kept in its durable file
 
     @property
     def machine(self) -> Machine:
