@@ -18,6 +18,7 @@ from djinn.launch import READY
 from djinn.lifeline import die_with_parent
 
 TINY = ("--model=tiny-llama", "--dtype=float32", "--threads=1", "--max-tokens=256", "--port=0")
+TOKEN = "whoever comes has all the sessions"  # a server is left and come back to
 SMALL = ("--device-budget=40MB", "--host-budget=60MB")
 
 
@@ -40,7 +41,7 @@ class Child:
         return self._out.with_suffix(".err").read_text()
 
     def connect(self) -> djinn.Client:
-        return djinn.connect(self.endpoint, timeout=120)
+        return djinn.connect(self.endpoint, timeout=120, token=TOKEN)
 
     def end(self, number: int = signal.SIGTERM) -> int:
         """Send it the signal and wait; its exit code (-9: killed)."""

@@ -72,7 +72,7 @@ STANDS = {
 
 def again(client: djinn.Client, session: djinn.Session) -> djinn.Session:
     """The same session, through another connection."""
-    return djinn.Session(client.connection, session.id)
+    return client.attach(session.id)
 
 
 def same(found: djinn.Out, expected: djinn.Out) -> bool:

@@ -15,6 +15,8 @@ from evaluation.contenders.reference import Plain
 
 ID = "session.txt"  # beside the state directory's own files: which session was left there
 
+TOKEN = "one that comes back for its session"
+
 
 class DjinnPeer(Contender):
     def __init__(self, job: Job) -> None:
@@ -34,7 +36,7 @@ class DjinnPeer(Contender):
             state_dir=None if state_dir is None else str(state_dir),
             max_tokens=max(map(len, job.prompts)) + job.new_tokens + 64,
         )
-        self.client = djinn.connect(self.server.endpoint)
+        self.client = djinn.connect(self.server.endpoint, token=TOKEN)
 
     def close(self) -> None:
         self.client.close()
@@ -182,7 +184,7 @@ class DjinnPeer(Contender):
         whole = self._whole()
         self.close()
         self._start(folder)
-        session = djinn.Session(self.client.connection, (folder / ID).read_text())
+        session = self.client.attach((folder / ID).read_text())
         before = session.state
         logits = session.resume().logits
         ran, depth = self._layers_run(session), self.client.server.depth
