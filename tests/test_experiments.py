@@ -121,6 +121,7 @@ def test_the_busy_share_counts_overlapping_copies_once() -> None:
 
 def test_dispatch_is_measured_idle_and_busy(settings: SimpleNamespace) -> None:
     found = dispatch.measure(settings, said)
+    assert found["same_clock"]
     for state in ("idle_ms", "busy_ms"):
         assert set(found[state]) == {"prefill", "resume", "resume_with_activation"}
         assert all(len(times) == 2 and min(times) > 0 for times in found[state].values())
