@@ -85,13 +85,13 @@ def dispatch() -> dict[str, Any]:
     return {
         "prompt_tokens": 512,
         "layer": 15,
+        "same_clock": True,
         "idle_ms": {kind: wave(0.2, 30) for kind in kinds},
         "busy_ms": {kind: wave(0.9, 30) for kind in kinds},
         "fetch": {"bytes": 1_179_648, "ms": wave(1.5, 30)},
         "loaded": {
             "ready_ms": wave(3.0, 30),
             "logits_ms": wave(400.0, 30),
-            "dispatch_ms": wave(0.9, 30),
             "prefills": 40,
             "tokens": 900,
         },

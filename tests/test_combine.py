@@ -126,6 +126,29 @@ def test_steering_that_is_off_and_a_process_that_hides_are_no_crash(results: Pat
     assert "could not be read" in facts["process_peak_gb"]["reason"]
 
 
+def test_dispatch_to_a_server_with_another_clock_is_absent(results: Path) -> None:
+    change(results / "raw" / "dispatch.json", lambda raw: raw["result"].update(idle_ms=None, busy_ms=None))
+    facts = combined(results)["headline"]
+    assert "clock is not this machine's" in facts["dispatch_busy_ms"]["reason"]
+    assert facts["loaded_ready_p95_ms"]["value"] > 0
+
+
+def test_the_seeds_experiments_are_added_up(results: Path) -> None:
+    def worse(raw: dict) -> None:
+        raw["result"]["models"]["campaign"]["layers"][2]["as_uninterrupted"][0] = 63
+
+    change(results / "raw" / "breakpoints.json", worse)
+    change(results / "raw" / "concurrent.json", lambda raw: raw["result"]["clients"][0].update(bit_equal=False))
+    change(results / "raw" / "zero_change.json", lambda raw: raw["result"]["runs"]["tight"].update(restores=0))
+    facts = combined(results)["headline"]
+    assert facts["token_accuracy"]["value"] == facts["token_accuracy_layer_20"]["value"] == 1279 / 1280
+    assert facts["token_accuracy_gpt2"]["value"] == 1
+    assert (facts["concurrent_as_alone"]["value"], facts["concurrent_clients"]["value"]) == (7, 8)
+    assert "not under memory pressure" in facts["zero_change_lines"]["reason"]
+    assert facts["checkpoint_dispatch_ms"]["value"] == pytest.approx(1.8 / 30, rel=0.05)
+    assert facts["down_over_logits"]["value"] == pytest.approx(196_900 / 196_608)
+
+
 def test_summary_of_samples() -> None:
     numbers = summarise([1.0, 2.0, 3.0, 4.0, 5.0])
     assert numbers == {"n": 5, "median": 3, "q25": 2, "q75": 4, "min": 1, "max": 5, "p95": pytest.approx(4.8)}

@@ -41,7 +41,7 @@ def raws(folder: Path) -> dict:
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("results of mine")
     campaign(made / "campaigns" / "20000101-before", "before")
-    campaign(made / "laptop", "after", 1.5, without=("steering",))
+    campaign(made / "laptop", "after", 1.5, without=("peer_nnsight",))
     return made
 
 
@@ -65,8 +65,8 @@ def test_the_other_way_round_it_is_better(root: Path) -> None:
 
 
 def test_a_rule_of_one_campaign_is_only_there(rows: dict) -> None:
-    assert rows["steering", "resume_ms_plain"].verdict == "only in A"
-    assert rows["steering", "resume_ms_plain"].b is None
+    row = rows["peer_nnsight", "continued.ms.offloaded"]
+    assert row.verdict == "only in A" and row.a == 41.0 and row.b is None
 
 
 def test_a_few_samples_get_a_ratio_and_no_verdict(rows: dict) -> None:

@@ -93,7 +93,7 @@ def _dispatch(result: Result) -> Result:
     loaded, fetched = result["loaded"], result["fetch"]
     return result | {
         **{
-            state: {kind: summarise(samples) for kind, samples in result[state].items()}
+            state: result[state] and {kind: summarise(samples) for kind, samples in result[state].items()}
             for state in ("idle_ms", "busy_ms")
         },
         "fetch": {
@@ -101,7 +101,7 @@ def _dispatch(result: Result) -> Result:
             "ms": summarise(fetched["ms"]),
             "GBps": summarise([fetched["bytes"] / ms / 1e6 for ms in fetched["ms"]]),
         },
-        "loaded": loaded | {key: summarise(loaded[key]) for key in ("ready_ms", "logits_ms", "dispatch_ms")},
+        "loaded": loaded | {key: summarise(loaded[key]) for key in ("ready_ms", "logits_ms")},
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from djinn.sizes import format_bytes
-from evaluation.facts import Combined, Facts
+from evaluation.facts import Absent, Combined, Facts
 
 FACTS = Facts()
 BUSY = 0.8  # MEASURES: how busy the copy engines must be for an interference to count
@@ -55,6 +55,8 @@ def decode_slowdown(combined: Combined) -> tuple[float, str]:
 
 def _dispatch(combined: Combined, state: str) -> tuple[float, str]:
     kinds = combined["dispatch"][state]
+    if kinds is None:
+        raise Absent("the server's clock is not this machine's (config: server): client and server cannot be compared")
     each = ", ".join(f"{kind.replace('_', ' ')} {ms['median']:.3g} (p95 {ms['p95']:.3g})" for kind, ms in kinds.items())
     return kinds["prefill"]["median"], f"client's call → accepted, medians in ms of {kinds['prefill']['n']}: {each}"
 
