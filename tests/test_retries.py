@@ -108,11 +108,18 @@ def test_a_number_that_was_answered_and_acknowledged_is_refused(client, prompt):
     session.close()
 
 
-def test_a_line_that_stays_broken_is_a_server_that_is_gone(line, distant):
+def test_a_line_that_stays_broken_is_a_server_that_is_gone_and_nothing_is_asked_late(line, distant, near, prompt):
+    session = distant.open()
     line.closed = True
     line.cut()
     with pytest.raises(ServerGone, match="ended or died"):
+        session.prefill(prompt)
+    line.closed = False
+    with pytest.raises(ServerGone, match="ended or died"):
         distant.stats()
+    mine = near.attach(session.id)
+    assert mine.state == "idle" and len(mine.token_ids) == 0 and line.connections == 1
+    mine.close()
 
 
 def test_a_server_that_was_started_anew_does_not_take_requests_from_before(distant, server):

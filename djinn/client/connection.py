@@ -62,7 +62,7 @@ class Connection:
         self._met = False  # whether it was ever let in
         self._lost_at: float | None = None
         self._reconnect_s = RECONNECT_HERE_S if endpoint.startswith(LOOPBACK) else RECONNECT_S
-        self._refusal: NotAllowed | None = None
+        self._over: DjinnError | None = None  # why nothing can be asked here any more
         self._keyed, self._hung_up = keys is not None, 0
         self._socket = zmq.Context.instance().socket(zmq.DEALER)
         self._socket.linger = 0
@@ -93,8 +93,10 @@ class Connection:
 
     def send(self, body: m.AnyRequest, tensors: Sequence[np.ndarray] = ()) -> int:
         """Send a request and return its number; the arrays are copied. Raises BadRequest for an argument of a wrong type
-        and for one that is larger than the server takes."""
+        and for one that is larger than the server takes, and what ended this connection if it is over."""
         check_request(body)
+        if self._over:  # a socket that goes nowhere would wait for ever
+            raise self._over
         number = next(self._numbers)
         answered = next(iter(self._unanswered), number) - 1
         frames = pack(number, body, tensors, Sender(self._client, self.token, answered))
@@ -148,8 +150,8 @@ class Connection:
 
     def _receive(self, seconds: float) -> bool:
         """Read one message or event, waiting so long for it; False if none came."""
-        if self._refusal:
-            raise self._refusal
+        if self._over:
+            raise self._over
         ready = dict(self._poller.poll(min(int(seconds * 1000) + 1, 2**31 - 1) if seconds else 0))
         if self._socket in ready:
             frames = self._socket.recv_multipart(copy=False)
@@ -159,8 +161,14 @@ class Connection:
             self._heard(**recv_monitor_message(self._monitor))
             return True
         if self.patience() == 0:
-            raise ServerGone(f"{self.endpoint} closed the connection: the server ended or died")
+            self._give_up(ServerGone(f"{self.endpoint} closed the connection: the server ended or died"))
         return False
+
+    def _give_up(self, why: DjinnError) -> None:
+        """What was asked is not asked again later, when nobody waits for it any more."""
+        self._over = why
+        self._socket.disconnect(self.endpoint)
+        raise why
 
     def _take_in(self, frames: list[Any], at_ns: int) -> None:
         self.received_bytes += size_of(frames)
@@ -188,8 +196,7 @@ class Connection:
         else:
             self._hung_up += 1
             if not event & zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL or (self._hung_up == HUNG_UP and not self._met):
-                self._refusal = NotAllowed(self._why_refused(event, value))
-                raise self._refusal
+                self._give_up(NotAllowed(self._why_refused(event, value)))
 
     def _why_refused(self, event: int, value: int) -> str:
         if event & zmq.EVENT_HANDSHAKE_FAILED_AUTH:
