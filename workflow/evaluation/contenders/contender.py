@@ -40,7 +40,7 @@ class Job:
 class Evidence:
     """A cell of the capabilities table: the answer, and what was seen when it was tried."""
 
-    answer: Literal["yes", "partly", "no", "not yet"]
+    answer: Literal["yes", "partly", "no"]
     seen: str  # a sentence with numbers
     exception: str | None = None  # "TypeError: ...", of the call that was refused
 
