@@ -14,8 +14,9 @@ def checkpoint_dispatch_ms(combined: Combined) -> tuple[float, str]:
     cost = combined["checkpoint_cost"]
     each = cost["dispatch_ms"]
     return each["high"], (
-        f"upper 95 % bound of the paired difference of a prefill of {cost['prompt_tokens']} tokens with and without {cost['checkpoints']} "
-        f"checkpoints, divided by their number; {each['n']} pairs, median {each['difference']:.3f} ms, lower bound {each['low']:.3f} ms; "
+        f"upper 95 % bound of the paired difference of a prefill of {cost['prompt_tokens']} tokens with and without "
+        f"{cost['checkpoints']} checkpoints, divided by their number; {each['n']} pairs, median {each['difference']:.3f} ms, "
+        f"lower bound {each['low']:.3f} ms; "
         f"parked, {format_bytes(round(cost['drained_bytes']['median']))} more are in host memory "
         f"{cost['drained_ms']['median']:.2f} ms later (median)"
     )
