@@ -19,6 +19,7 @@ from evaluation.servers import budget_for, server_for
 
 SHORT = 16  # tokens of a session that is asked only to see how long asking takes
 WARM_UP = 3
+PACE_S = 0.02  # between two requests to a busy server
 Progress = Callable[[str], None]
 
 
@@ -33,7 +34,7 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
         client = stack.enter_context(djinn.connect(server.endpoint))
         shared = same_clock(client)
         progress(f"dispatch: {samples} requests of each kind to an idle server, and as many activations fetched")
-        idle = asked(client, prompts[0][:SHORT], WARM_UP + samples)
+        idle = asked(client, prompts[0][:SHORT], WARM_UP + samples, waiting=True)
         fetched = fetch(client, prompts[0], layer, WARM_UP + samples)
         progress(f"dispatch: {samples} sessions paused at layer {layer} and evicted")
         sessions = [client.open() for _ in prompts[:samples]]
@@ -42,7 +43,7 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
         put_aside(sessions)
         progress("dispatch: the same requests, and the evicted sessions resumed, while the server is busy")
         with Load(server.endpoint, prompts[samples:]) as load:
-            busy = asked(client, prompts[0][:SHORT], WARM_UP + samples)
+            busy = asked(client, prompts[0][:SHORT], WARM_UP + samples, waiting=False)
             resumed = [session.resume().stamps for session in sessions]
             done = load.done()
         for session in sessions:
@@ -69,19 +70,32 @@ def same_clock(client: djinn.Client) -> bool:
     return before <= there <= time.monotonic_ns()
 
 
-def asked(client: djinn.Client, prompt: list[int], samples: int) -> dict[str, list[float]]:
-    """Dispatch (ms) by kind of request: a prefill, a resume, and a resume that brings an activation."""
-    times: dict[str, list[float]] = {"prefill": [], "resume": [], "resume_with_activation": []}
-    for _ in range(samples):
-        session = client.open()
-        pause = session.prefill(prompt, break_at=1)
-        times["prefill"].append(_dispatch(pause.stamps))
-        pause = session.resume(break_at=client.server.depth)
-        times["resume"].append(_dispatch(pause.stamps))
-        out = session.resume(activation=pause.activation())
-        times["resume_with_activation"].append(_dispatch(out.stamps))
+def asked(client: djinn.Client, prompt: list[int], samples: int, waiting: bool) -> dict[str, list[float]]:
+    """Dispatch (ms) by kind of request: a prefill, a resume, and a resume that brings an activation.
+
+    waiting: each request is sent when the reply to the one before is here; else they are sent PACE_S apart, since a busy
+    server has other work before theirs and dispatch ends when a request is read.
+    """
+    sessions = [client.open() for _ in range(samples)]
+
+    def each(ask: Callable[[djinn.Session], Any]) -> list[Any]:
+        pendings = []
+        for session in sessions:
+            pendings.append(ask(session))
+            if waiting:
+                pendings[-1].result()
+            else:
+                time.sleep(PACE_S)
+        return [pending.result() for pending in pendings]
+
+    found = {"prefill": each(lambda session: session.prefill(prompt, break_at=1, wait=False))}
+    pauses = each(lambda session: session.resume(break_at=client.server.depth, wait=False))
+    hidden = {pause.session.id: pause.activation() for pause in pauses}
+    found["resume"] = pauses
+    found["resume_with_activation"] = each(lambda session: session.resume(activation=hidden[session.id], wait=False))
+    for session in sessions:
         session.close()
-    return {kind: listed[WARM_UP:] for kind, listed in times.items()}
+    return {kind: [_dispatch(reply.stamps) for reply in replies[WARM_UP:]] for kind, replies in found.items()}
 
 
 def _dispatch(stamps: dict[str, int]) -> float:

@@ -45,7 +45,7 @@ def draw(combined: Path, out_pdf: Path, out_png: Path, out_csv: Path) -> None:
     style.write_csv(out_csv, HEADER, rows(over, timeline, deaths))
     with plt.rc_context(style.RC):
         figure = plt.figure(figsize=(style.COLUMN, 5.3))
-        halves = figure.add_gridspec(2, 1, left=0.15, right=0.985, top=0.875, bottom=0.14, hspace=0.32)
+        halves = figure.add_gridspec(2, 1, left=0.15, right=0.985, top=0.875, hspace=0.32)
         parts = [half.subgridspec(2, 1, height_ratios=[2.9, 1], hspace=0.16) for half in halves]
         grid = [[figure.add_subplot(part[0]), figure.add_subplot(part[1])] for part in parts]
         top = 1.3 * max(row["demand_bytes"] for row in over["by_n"])

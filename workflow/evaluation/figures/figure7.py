@@ -44,7 +44,7 @@ def draw(combined: Path, out_pdf: Path, out_png: Path, out_csv: Path) -> None:
     style.write_csv(out_csv, HEADER, rows(results))
     with plt.rc_context(style.RC):
         figure, grid = style.canvas(4.6, 2, 1, sharex=True)
-        figure.subplots_adjust(left=0.15, right=0.985, top=0.845, bottom=0.2, hspace=0.2)
+        figure.subplots_adjust(left=0.15, right=0.985, top=0.845, hspace=0.2)
         for letter, (interval, word), axes in zip("ab", SHOWN, grid[:, 0], strict=True):
             panel(axes, results, "prefill", interval)
             mark_crossover(axes, results["crossover"].get(interval, {}).get("cold"))

@@ -32,7 +32,7 @@ def draw(combined: Path, out_pdf: Path, out_png: Path, out_csv: Path) -> None:
     style.write_csv(out_csv, figure7.HEADER, table)
     with plt.rc_context(style.RC | {"axes.titlesize": style.SMALL, "lines.markersize": 2.8, "lines.linewidth": 1.0}):
         figure, grid = style.canvas(5.4, 3, 2, sharex=True)
-        figure.subplots_adjust(left=0.135, right=0.985, top=0.965, bottom=0.175, wspace=0.27, hspace=0.25)
+        figure.subplots_adjust(left=0.135, right=0.985, top=0.965, wspace=0.27, hspace=0.25)
         spots = list(grid.flat)
         for letter, (phase, interval, title), axes in zip("abcde", PANELS, spots, strict=False):
             style.panel_title(axes, letter, title)

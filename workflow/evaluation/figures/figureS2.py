@@ -26,7 +26,7 @@ def draw(combined: Path, out_pdf: Path, out_png: Path, out_csv: Path) -> None:
     style.write_csv(out_csv, HEADER, rows(steering) if steering["enabled"] else [])
     with plt.rc_context(style.RC):
         figure, grid = style.canvas(4.2, 2, 2)
-        figure.subplots_adjust(left=0.13, right=0.98, top=0.94, bottom=0.2, wspace=0.42, hspace=0.55)
+        figure.subplots_adjust(left=0.13, right=0.98, top=0.94, wspace=0.42, hspace=0.55)
         if steering["enabled"]:
             changes(grid[0][0], steering)
             divergence(grid[0][1], steering)

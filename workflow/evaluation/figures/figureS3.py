@@ -24,7 +24,7 @@ def draw(combined: Path, out_pdf: Path, out_png: Path, out_csv: Path) -> None:
     style.write_csv(out_csv, HEADER, rows(cost))
     with plt.rc_context(style.RC):
         figure, grid = style.canvas(4.0, 2, 1)
-        figure.subplots_adjust(left=0.13, right=0.98, top=0.94, bottom=0.205, hspace=0.55)
+        figure.subplots_adjust(left=0.13, right=0.98, top=0.94, hspace=0.55)
         for letter, (work, label, colour), axes in zip("ab", WORK, grid[:, 0], strict=True):
             panel(axes, cost["interference"][work], colour)
             times = cost["interference"][work]

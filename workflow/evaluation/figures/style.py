@@ -21,6 +21,7 @@ COLUMN = (
     3.33  # width (inches) of a column of a two-column paper: every figure is drawn at that size, no text below 7 pt
 )
 SMALL = 7.0  # pt
+LABELS = 0.36  # inches that the lowest panel's ticks and label take
 LINE = 78  # letters of a line of small text across a column
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000",
@@ -110,7 +111,7 @@ def panel_title(axes: Axes, letter: str, text: str) -> None:
 
 
 def small_print(figure: Figure, results: dict[str, Any], extra: str = "") -> None:
-    """Under the figure: what it was measured on, and what a reader must be warned of."""
+    """Under the figure: what it was measured on, and what a reader must be warned of. The panels make room for its lines."""
     campaign = results["campaign"]
     stamp = next(iter(results["raw"].values()))
     weights, device = stamp["weights"] or {}, stamp["device"]
@@ -124,6 +125,9 @@ def small_print(figure: Figure, results: dict[str, Any], extra: str = "") -> Non
     if results["mixed_commits"] or results["mixed_config"]:
         facts.append("MIXED " + " and ".join(kind for kind in ("commits", "config") if results[f"mixed_{kind}"]))
     lines = [line for text in (extra, " · ".join(facts)) for line in textwrap.wrap(text, LINE)]
+    room = (len(lines) * 1.2 * SMALL / 72 + LABELS) / figure.get_figheight()
+    for grid in {axes.get_subplotspec().get_topmost_subplotspec().get_gridspec() for axes in figure.axes}:
+        grid.update(bottom=room)
     figure.text(
         0.5,
         0.004,
