@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -111,6 +113,25 @@ def test_what_it_does_not_serve_it_names(family, more, said):
 @pytest.mark.parametrize(("family", "more"), [("llama", {}), ("mistral", {"sliding_window": ROOM})])
 def test_what_it_serves(family, more):
     assert why_not(model(family, **more), ROOM) is None
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for a CPU with g++, which is not here")
+def test_compiled_once_whatever_the_length_and_wherever_a_state_lay():
+    """Two compiled forms of one half may differ in their bits: a stop must not lead from one to the other."""
+    loop = Loop(build(), rows=4, max_tokens=ROOM)
+    loop.compile()
+    assert differs(loop) is None
+    arena = torch.zeros((2, DEPTH, ROOM, 2, HEADS, HEAD_DIM))  # not made in inference mode, as the server's is not
+    kept = torch.zeros((1, ROOM, HEADS * HEAD_DIM))
+    for tokens in (2, 17, TOKENS):
+        whole_cache, cache = SlabCache(DEPTH), SlabCache(DEPTH)
+        whole_cache.bind(arena[0])
+        cache.bind(arena[1])
+        whole = loop.run(whole_cache, IDS[:, :tokens], 0)
+        for layer in (1, 5, DEPTH):
+            kept[:, :tokens].copy_(loop.run(cache, IDS[:, :tokens], 0, stop=layer).hidden)
+            rest = loop.run(cache, IDS[:, :tokens], 0, start=layer, hidden=kept[:, :tokens])
+            assert torch.equal(rest.logits, whole.logits)
 
 
 def test_a_difference_is_found_and_named():

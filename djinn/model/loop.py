@@ -45,17 +45,22 @@ class Loop:
                 self.model, self.layers, self.shape, rows, max_tokens, captured=graphs, compiled=compiled
             )
             if compiled:
-                self._before, self._after = torch.compile(before), torch.compile(after)
-                self._compile()
+                self.compile()
 
     @torch.inference_mode()
-    def _compile(self) -> None:
-        """For any number of tokens, here and not in somebody's first request."""
+    def compile(self) -> None:
+        """Compile the halves, once and for any number of tokens, here and not in somebody's first request.
+
+        Once, because two compiled forms of one half may sum in another order: a pass that met both, one below a stop and one
+        above it, would not have the bits of the pass that was not stopped. So a pass that would need another form fails.
+        """
+        self._before, self._after = torch.compile(before), torch.compile(after)
         tokens, shape = 64, self.shape
         ids = torch.zeros(tokens, dtype=torch.int64, device=self.model.device)
         hidden = self.model.model.embed_tokens(ids)
         cos, sin = self._tables(hidden, 0)
-        room = hidden.new_zeros((tokens, 2, shape.kv_heads, shape.head_dim))
+        with torch.inference_mode(False):  # as the arena is; torch compiles for each of the two kinds of tensors
+            room = torch.zeros((tokens, 2, shape.kv_heads, shape.head_dim), dtype=hidden.dtype, device=hidden.device)
         attended = hidden.new_zeros((tokens, shape.heads * shape.head_dim))
         for one in (hidden, cos, sin, room, attended):
             torch._dynamo.mark_dynamic(one, 0)
@@ -103,7 +108,7 @@ class Loop:
         all_logits: bool,
         on_first: Callable[[], None],
     ) -> Stopped | Finished:
-        with sdpa_kernel(PREFILL, set_priority=True):
+        with sdpa_kernel(PREFILL, set_priority=True), torch.compiler.set_stance("fail_on_recompile"):
             return self._layers(cache, ids, start, hidden, stop, taps, all_logits, on_first)
 
     def _layers(
@@ -118,7 +123,8 @@ class Loop:
         on_first: Callable[[], None],
     ) -> Stopped | Finished:
         cache.begin(0)
-        state = self.model.model.embed_tokens(ids) if hidden is None else hidden[0]
+        # A copy: of the kind of tensor that an embedding gives, wherever it lay.
+        state = self.model.model.embed_tokens(ids) if hidden is None else hidden[0].clone()
         cos, sin = self._tables(state, 0)
         for index in range(start, self.depth):
             layer, kept = self.layers[index], cache.layers[index]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from djinn.model.layers import kv_shape, plain_ids, text_config
+from djinn.model.layers import FORWARD_FAILURES, kv_shape, plain_ids, text_config
 from djinn.model.loop import Loop
 from djinn.model.probe import TOKENS, TOLERANCE, apart
 from djinn.model.slabs import SlabCache
@@ -21,7 +21,8 @@ def differs(loop: Loop) -> str | None:
     shape = (loop.depth, TOKENS + 1, 2, kv_heads, head_dim)
     ours, theirs = SlabCache(loop.depth), SlabCache(loop.depth)
     for cache in (ours, theirs):
-        cache.bind(torch.zeros(shape, dtype=model.dtype, device=model.device))
+        with torch.inference_mode(False):  # as the arena is
+            cache.bind(torch.zeros(shape, dtype=model.dtype, device=model.device))
     usable = torch.tensor(plain_ids(text_config(model)))
     chosen = torch.randint(len(usable), (1, TOKENS + 1), generator=torch.Generator().manual_seed(0))
     ids = usable[chosen].to(model.device)
@@ -31,10 +32,13 @@ def differs(loop: Loop) -> str | None:
             stop = layer + 1 if layer < loop.depth else None
             how = {"start": layer, "hidden": below, "stop": stop}
             expected = executor.run(theirs, ids[:, past:end], past, **how)
-            if phase == "prefill":
-                found = loop.run(ours, ids[:, past:end], past, **how)
-            else:
-                found = loop.run_rows([ours], [int(ids[0, past])], [past], 1, **how)
+            try:
+                if phase == "prefill":
+                    found = loop.run(ours, ids[:, past:end], past, **how)
+                else:
+                    found = loop.run_rows([ours], [int(ids[0, past])], [past], 1, **how)
+            except FORWARD_FAILURES as reason:  # a compiled half that would have to be compiled again, for one
+                return f"layer {layer + 1} in {phase} fails: {type(reason).__name__}: {reason}"
             below = expected.hidden.clone() if stop else None
             states = (found.hidden, expected.hidden) if stop else (found.logits, expected.logits)
             worst = apart(*(state.to(model.device) for state in states)).max().item()
