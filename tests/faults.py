@@ -21,7 +21,7 @@ from djinn.durable import files, folder
 from djinn.engine.engine import Engine
 from djinn.engine.session import Outcome, Paused, Session, Work
 from djinn.errors import DjinnError
-from djinn.paging import saves, spills
+from djinn.paging import moves, saves, spills
 from djinn.states import State
 from djinn.tiers.disk import Disk
 from djinn.tiers.streams import HostStream
@@ -164,8 +164,17 @@ def prefill(engine: Engine, session: Session) -> None:
 
 
 def prefill_in_a_full_server(engine: Engine, session: Session) -> None:
-    """Neither the arena nor the host pool has room: who stands on the device must go, and who lies in the pool before it."""
-    with taken(engine, "device"), taken(engine, "host"):
+    """Neither the arena nor the host pool has room: who stands on the device must go, and who lies in the pool before it.
+
+    Who stands there has no copy in the pool: else it would leave without needing room. Asked for again, when the fault is
+    over, the pool has some: who lay there may have gone to the disk meanwhile, and is in nobody's way.
+    """
+    book, again = engine.pager.book, session.serial > 0
+    with engine.lock:
+        for residence in book.residences.values():
+            if residence.body.here and residence.body.has_host_copy and not residence.body.pins:
+                moves.yield_duplicate(book, residence)
+    with taken(engine, "device"), contextlib.nullcontext() if again else taken(engine, "host"):
         ask(engine, session, ids=PROMPT[:32], break_at=LAYER)
 
 

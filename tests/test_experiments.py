@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,8 +27,17 @@ def said(text: str) -> None:
 
 
 @pytest.fixture(scope="module")
+def server() -> Iterator[djinn.LocalServer]:
+    """Of the shared one's sizes, but for these tests alone: a load that breaks off leaves its sessions to their lease."""
+    with djinn.serve(
+        "tiny-llama", dtype="float32", threads=1, device_budget="40MB", host_budget="60MB", max_tokens=256
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
 def settings(server: djinn.LocalServer) -> SimpleNamespace:
-    """Those of the shared server, and few of everything."""
+    """Those of the server, and few of everything."""
     plain = Plain(TINY, "cpu")
     return SimpleNamespace(
         device="cpu",

@@ -25,7 +25,7 @@ LAYERS, TOKEN, UNIT, ROW = 3, 4, 16, 8  # bytes of a token in a layer, of a unit
 DEVICE, HOST, DISK = 40 * UNIT, 24 * UNIT, 20 * UNIT
 POISON = 0xEE
 WEIGHTS = {
-    "open": 8, "ask": 24, "write": 20, "finish": 16, "park": 6, "look": 4, "fork": 3, "close": 1, "complete": 30, "save": 5,
+    "open": 8, "ask": 24, "write": 20, "finish": 16, "park": 6, "look": 4, "fork": 3, "close": 1, "complete": 30, "save": 7,
 }  # fmt: skip
 
 Op = tuple[str, int, int]
@@ -258,7 +258,7 @@ class World:
 
         def land() -> None:
             whole = all(sharer.machine.state is State.RESTORING for sharer in residence.body.sharers)
-            if transfer.cancel and (source == "device" or whole) and self._fails(20):
+            if transfer.cancel and (source == "device" or whole) and self._fails(12):
                 transfer.cancel()
                 self.counts[f"failed {transfer.direction}"] += 1
                 if source == "host":
@@ -278,7 +278,7 @@ class World:
             self.flying["out" if transfer.direction == "out" else "in"].append(land)
 
     def _spill(self, body: Body) -> None:
-        if self._fails(10):
+        if self._fails(7):
             spills.cancel_spill(self.book, body)
             self.counts["failed spill"] += 1
             return
@@ -287,7 +287,7 @@ class World:
         self.counts["spilled"] += 1
 
     def _fetch(self, body: Body) -> None:
-        if self._fails(10):
+        if self._fails(7):
             spills.cancel_fetch(self.book, body)
             for residence in body.sharers:
                 self._refuse(residence)
@@ -304,7 +304,7 @@ class World:
 
     def _save(self, saving: Saving) -> None:
         residence, body = saving.residence, saving.residence.body
-        if self._fails(10):
+        if self._fails(7):
             saves.end(self.book, saving, written=False)
             self.counts["failed save"] += 1
             return

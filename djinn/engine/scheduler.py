@@ -29,6 +29,8 @@ from djinn.timeline import Timeline
 
 WHOLE = (0, None)  # layers of a pass that starts at the first and stops nowhere
 SLICE = {"cpu": 8192, "cuda": 1 << 18}  # tokens x layers that passes over many tokens may run while others wait
+# Of these, how many single tokens wait for, so that more of them share a pass: on a card one reads all weights for each pass.
+TOGETHER = {"cpu": 0, "cuda": 1 << 18}
 TURN = 16  # tokens
 
 
@@ -69,7 +71,7 @@ class Scheduler:
         """rows: decoded in one pass at most; 0 where the model cannot take several, and one token is a pass like any other."""
         self.executor, self.device, self.timeline = executor, device, timeline
         self.rows, self.deterministic = rows, deterministic
-        self.slice = SLICE[device.type]
+        self.slice, self.together = SLICE[device.type], TOGETHER[device.type]
         self.spent = 0  # of the slice, since single tokens ran last
         self.tasks: list[Task] = []
 
@@ -80,7 +82,7 @@ class Scheduler:
 
     def round(self, somebody_came: Callable[[], bool]) -> list[Task]:
         """Run what is due; returns the tasks that ended. `somebody_came`: whether a request waits that is not here yet."""
-        if self.spent >= self.slice or not self._first_of_the_others():
+        if self.spent >= self.together or not self._first_of_the_others():
             self.spent = 0
             for whole in (False, True):
                 together = self._sharing(whole)

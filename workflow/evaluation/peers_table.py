@@ -51,6 +51,8 @@ def render(combined: dict[str, Any]) -> str:
 
 def capabilities(peers: dict[str, Any]) -> list[str]:
     """System × capability; each answer is of a probe that ran."""
+    if not peers:
+        return ["No raw/peer_SYSTEM.json is there: the rules have not run in this campaign."]
     rows = [f"| system | {' | '.join(HEADS[probe] for probe in PROBES)} |", f"|---{'|---' * len(PROBES)}|"]
     for system, peer in peers.items():
         cells = (
