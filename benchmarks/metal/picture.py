@@ -17,11 +17,13 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from benchmarks.overlap import Spans, merged
-from evaluation.figures.style import BLUE, GREEN, GREY, PAGE, RC, VERMILION
+from evaluation.figures.style import BLUE, GREEN, GREY, RC, VERMILION
 
 TRACKS = ("compute", "copy out", "copy in")
 COLOURS = (BLUE, VERMILION, GREEN)
 NS = 1e9
+
+PAGE_IN = 7.0  # width of a page of a two-column paper
 
 
 def spans_of(trace: dict[str, Any], begin_s: float, end_s: float) -> dict[str, Spans]:
@@ -60,7 +62,7 @@ def draw(raw: dict[str, Any], row: str, trace: dict[str, Any], out: Path) -> Non
     times = np.linspace(begin, end, 500)
     plt.rcParams.update(RC)
     figure, (above, below) = plt.subplots(
-        2, 1, figsize=(PAGE, 3.4), sharex=True, height_ratios=(3, 2), layout="constrained"
+        2, 1, figsize=(PAGE_IN, 3.4), sharex=True, height_ratios=(3, 2), layout="constrained"
     )
     for place, spans in enumerate(spans_of(trace, begin, end).values()):
         busy = sum(stop - start for start, stop in spans)
