@@ -97,21 +97,9 @@ class Loop:
         return self._first_pass(cache, ids[0], start, hidden, stops_at(stop), taps or {}, all_logits, on_first)
 
     @torch.inference_mode()
+    @torch.compiler.set_stance("fail_on_recompile")
+    @sdpa_kernel(PREFILL, set_priority=True)
     def _first_pass(
-        self,
-        cache: SlabCache,
-        ids: torch.Tensor,
-        start: int,
-        hidden: torch.Tensor | None,
-        stop: Callable[[int], bool],
-        taps: Mapping[int, Tap],
-        all_logits: bool,
-        on_first: Callable[[], None],
-    ) -> Stopped | Finished:
-        with sdpa_kernel(PREFILL, set_priority=True), torch.compiler.set_stance("fail_on_recompile"):
-            return self._layers(cache, ids, start, hidden, stop, taps, all_logits, on_first)
-
-    def _layers(
         self,
         cache: SlabCache,
         ids: torch.Tensor,
