@@ -377,7 +377,9 @@ def test_no_acknowledged_session_is_lost_in_twenty_kills(nursery, state):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("DJINN_KILLS" not in os.environ, reason="500 kills: DJINN_KILLS=1 make test ARGS=tests/test_restart.py")
+@pytest.mark.skipif(
+    "DJINN_KILLS" not in os.environ, reason="500 kills: DJINN_KILLS=1 make test ARGS=tests/test_restart.py"
+)
 @pytest.mark.parametrize("seed", range(2, 12))
 def test_no_acknowledged_session_is_lost_in_many_kills(nursery, state, seed):
     survives(nursery, state, kills=50, seed=seed)

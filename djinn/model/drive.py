@@ -27,7 +27,6 @@ def drive(model: PreTrainedModel, rows: int, max_tokens: int, without: Set[str])
     probe(executor)
     log.info("probe: %d layers agree with the plain forward", executor.depth)
     wanted = 1 if "batching" in without else rows
-    shared = wanted if probe_rows(executor) else 0
     reason = _reason(model, max_tokens, without)
     if reason is None:
         loop = Loop(executor, wanted, max_tokens, compiled="compiling" not in without, graphs="graphs" not in without)
@@ -36,7 +35,7 @@ def drive(model: PreTrainedModel, rows: int, max_tokens: int, without: Set[str])
         log.info("driven by the loop of our own, decoding in %d rows", wanted)
         return loop, wanted
     log.info("driven by re-entry into the model's own forward: %s", reason)
-    return executor, shared
+    return executor, wanted if probe_rows(executor) else 0
 
 
 def _reason(model: PreTrainedModel, max_tokens: int, without: Set[str]) -> str | None:

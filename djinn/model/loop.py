@@ -171,7 +171,7 @@ class Loop:
         rows.begin(tokens, pasts, np.stack([cache.addresses for cache in caches], axis=1))
         if start:
             rows.set_hidden(hidden[:, 0])
-        elif hidden is None:
+        else:
             rows.embed()
         end = self.depth if stop is None else stop
         on_their_way = [cache for cache in caches if cache.gated]
