@@ -34,7 +34,7 @@ def test_numpys_numbers_travel_as_pythons():
 @pytest.mark.parametrize(
     "wrong",
     [{"break_at": "3"}, {"max_new_tokens": 1.5}, {"logits": "none at all"}, {"stop_tokens": 5}, {"sampling": object()}],
-    ids=str,
+    ids=["break_at", "max_new_tokens", "logits", "stop_tokens", "sampling"],
 )
 def test_an_argument_of_a_wrong_type_is_named_before_it_is_sent(wrong):
     with pytest.raises(BadRequest, match="object" if "sampling" in wrong else next(iter(wrong))):
