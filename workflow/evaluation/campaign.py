@@ -19,6 +19,7 @@ from typing import Any
 
 from evaluation.combine import RULES
 from evaluation.figures import FIGURES
+from evaluation.scale import SCALES
 
 DONE = (
     "combined.json",
@@ -169,7 +170,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="copy the current campaign to results/reference/<scale>/, and have the documents say what it says",
     )
     for command in (away, keep):
-        command.add_argument("--scale", choices=("smoke", "laptop", "paper"))
+        command.add_argument("--scale", choices=SCALES)
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "archive":

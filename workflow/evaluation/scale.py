@@ -4,21 +4,46 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+from pathlib import Path
 
+# Each with the files of config/scales/ that it is made of, a later one over an earlier.
+SCALES = {
+    "smoke": ("smoke",),
+    "laptop": ("laptop",),
+    "laptop-float32": ("laptop", "laptop-float32"),
+    "paper": ("paper",),
+}
 PAPER_CARD_BYTES = 70 * 2**30
+BFLOAT16 = {"avx512_bf16", "amx_bf16", "avx_ne_convert"}  # any of these; without, oneDNN emulates it
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def choose_scale(wanted: str) -> tuple[str, str]:
-    """(scale, why) for `wanted`: auto is paper on a CUDA card of 70 GiB or more, else laptop."""
+    """(scale, why) for `wanted`: auto is paper on a CUDA card of 70 GiB or more, else laptop, in float32 where the
+    processor has no instructions for bfloat16.
+    """
     if wanted != "auto":
         return wanted, "as the config says"
     card = _largest_card_bytes()
     if card < PAPER_CARD_BYTES:
         found = f"the largest has {card / 2**30:.0f} GiB" if card else "none found"
-        return "laptop", f"no CUDA card of 70 GiB or more: {found}"
+        return _laptop(f"no CUDA card of 70 GiB or more: {found}")
     if importlib.metadata.version("torch").endswith("+cpu"):
-        return "laptop", f"a card of {card / 2**30:.0f} GiB is here, but the installed torch is built without CUDA"
+        return _laptop(f"a card of {card / 2**30:.0f} GiB is here, but the installed torch is built without CUDA")
     return "paper", f"a CUDA card of {card / 2**30:.0f} GiB"
+
+
+def _laptop(why: str) -> tuple[str, str]:
+    if has_bfloat16():
+        return "laptop", why
+    slow = "and the processor has no bfloat16 instructions: --config scale=laptop takes hours here"
+    return "laptop-float32", f"{why}; {slow}"
+
+
+def has_bfloat16(cpuinfo: Path = CPUINFO) -> bool:
+    """Whether the processor multiplies bfloat16 itself. Source: the kernel's flags in /proc/cpuinfo."""
+    flags = next((line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), "")
+    return not BFLOAT16.isdisjoint(flags.split())
 
 
 def _largest_card_bytes() -> int:

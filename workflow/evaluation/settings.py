@@ -18,7 +18,6 @@ from djinn.sizes import parse_bytes
 from evaluation import wording
 from evaluation.limits import beyond_the_model, of_another_device
 
-SCALES = ("smoke", "laptop", "paper")
 WHOLE = "DJINN_CONFIG"  # environment variable: the whole config of this run as JSON, for the scripts
 
 
@@ -128,7 +127,7 @@ class Concurrent(Section):
 
 
 class Settings(Section):
-    scale: Literal["smoke", "laptop", "paper"]
+    scale: Literal["smoke", "laptop", "laptop-float32", "paper"]
     name: str | None = None
     server: Annotated[str, Field(pattern=r"^tcp://(127\.0\.0\.1|localhost|\[::1\]):\d+$")] | None = None
     device: Annotated[str, Field(pattern=r"^(cpu|cuda:\d+)$")]

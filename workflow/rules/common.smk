@@ -23,13 +23,13 @@ configfile: "config/config.yaml"
 
 
 SCALE, WHY = scale.choose_scale(config["scale"])
-if SCALE not in settings.SCALES:
+if SCALE not in scale.SCALES:
     raise WorkflowError(
-        f"config: scale = {SCALE!r}: expected auto or one of {', '.join(settings.SCALES)}"
+        f"config: scale = {SCALE!r}: expected auto or one of {', '.join(scale.SCALES)}"
     )
+for FILE in scale.SCALES[SCALE]:
 
-
-configfile: f"config/scales/{SCALE}.yaml"
+    configfile: f"config/scales/{FILE}.yaml"
 
 
 try:
