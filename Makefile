@@ -37,7 +37,7 @@ report: $(project)  ## the HTML report of what is measured: one file, opens with
 	$(snakemake) --report $(report) $(ARGS)
 
 test: $(project)  ## run the tests; make test ARGS='-k wire' for some, TRANSFORMERS=5.23.0 with another version
-	$(run) pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(run) pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(project)  ## style, changing nothing
 	$(run) ruff check .

@@ -34,6 +34,11 @@ def prompt() -> list[int]:
     return [(7 * i * i + 3) % 509 for i in range(100)]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes minutes first: of two processes none is left alone with it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-families", action="store_true", help="write docs/families.md from this run's rows")
     parser.addoption("--write-faults", action="store_true", help="write docs/faults.md from this run's cases")

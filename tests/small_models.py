@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-WORDS = {"type": "WordLevel", "vocab": {"<unk>": 0}, "unk_token": "<unk>"}
+from transformers import LlamaConfig, LlamaForCausalLM
 
 
 def save_llama(folder: Path, layers: int, vocabulary: int = 64, hidden: int = 16) -> LlamaForCausalLM:
-    """A Llama with random weights and a tokenizer of one word; change its weights and `save_pretrained` again."""
+    """A Llama with random weights; change them and `save_pretrained` again."""
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=hidden,
@@ -25,9 +22,6 @@ def save_llama(folder: Path, layers: int, vocabulary: int = 64, hidden: int = 16
     torch.manual_seed(0)
     model = LlamaForCausalLM(config)
     model.save_pretrained(folder)
-    words = folder / "words.json"
-    words.write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": WORDS}))
-    PreTrainedTokenizerFast(tokenizer_file=str(words), unk_token="<unk>").save_pretrained(folder)
     return model
 
 

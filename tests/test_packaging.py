@@ -179,7 +179,7 @@ def test_make_installs_once_and_again_after_a_kill_or_a_change(bare):
     for stamp in stamps:
         (bare / stamp).touch()
     assert make(bare, "--dry-run", "test").stdout.splitlines() == [
-        'PATH="$PWD/.venv/bin:$PATH" .venv/bin/python -m pytest -n 2 --dist loadfile '
+        'PATH="$PWD/.venv/bin:$PATH" .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder '
     ]
     (bare / "requirements.lock").write_text("numpy==2.4.6\n")
     assert "venv --clear" in make(bare, "--dry-run", "test").stdout

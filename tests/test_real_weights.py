@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from djinn.model.executor import Executor
 from djinn.model.load import LoadedModel, load_model
 from djinn.model.slabs import SlabCache
+from djinn.model.weights import fetch_weights
 
 pytestmark = pytest.mark.slow
 
@@ -29,8 +31,9 @@ def loaded(request: pytest.FixtureRequest) -> Iterator[LoadedModel]:
     torch.set_num_threads(before)
 
 
-def ids_of(loaded: LoadedModel, path: Path) -> torch.Tensor:
-    return torch.tensor([loaded.tokenizer(path.read_text(encoding="utf-8"))["input_ids"][:LENGTH]])
+def ids_of(path: Path) -> torch.Tensor:
+    tokenizer = AutoTokenizer.from_pretrained(fetch_weights())
+    return torch.tensor([tokenizer(path.read_text(encoding="utf-8"))["input_ids"][:LENGTH]])
 
 
 def fresh(loaded: LoadedModel) -> SlabCache:
@@ -44,7 +47,7 @@ def fresh(loaded: LoadedModel) -> SlabCache:
 def test_paused_in_prefill_and_decode_is_bit_equal(loaded):
     executor = Executor(loaded.model)
     for path, layers in ((PROMPTS[0], (1, 15, 29)), (PROMPTS[7], (6, 22, 30))):
-        ids, cache = ids_of(loaded, path), fresh(loaded)
+        ids, cache = ids_of(path), fresh(loaded)
         whole = [executor.run(cache, ids, 0).logits]
         tokens = []
         for step in range(5):
@@ -63,7 +66,7 @@ def test_tokens_are_those_of_plain_generate(loaded):
     executor = Executor(loaded.model)
     loaded.model.generation_config.eos_token_id = None
     for path in PROMPTS[: COUNT[loaded.facts["dtype"]]]:
-        ids, cache = ids_of(loaded, path), fresh(loaded)
+        ids, cache = ids_of(path), fresh(loaded)
         plain = loaded.model.generate(ids, do_sample=False, max_new_tokens=TOKENS, pad_token_id=0)[0, LENGTH:]
         logits, tokens = executor.run(cache, ids, 0).logits, []
         for step in range(TOKENS):

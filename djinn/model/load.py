@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from djinn.errors import BadRequest, NoDevice, UnsupportedModel, WeightsUnavailable
 from djinn.model.layers import kv_shape, text_config
@@ -20,8 +20,9 @@ SOURCES = ("wheel", "hub", "path", "random")
 
 @dataclass(frozen=True)
 class LoadedModel:
+    """No tokenizer: what comes and goes here is token ids, and a folder may have none."""
+
     model: PreTrainedModel
-    tokenizer: Any  # None for random weights: they have no words
     facts: dict[str, Any]  # name, source, sha256, dtype, bytes, layers, …: what every result says of its weights
 
 
@@ -69,23 +70,21 @@ def load_model(
         raise BadRequest(f"dtype {dtype!r} is unknown: use one of {', '.join(DTYPE_BYTES)}")
     place = torch_device(device)
     if source == "random":
-        model, tokenizer = _ready(_random(name, dtype, place, seed), place), None
+        model = _ready(_random(name, dtype, place, seed), place)
         facts = _facts(model)
     else:
         where = _folder(name, source, path, hub_id)
-        revision = revision or "main"
         try:
             # "auto" is the checkpoint's own dtype
             model = AutoModelForCausalLM.from_pretrained(
                 where,
                 dtype=getattr(torch, dtype) if dtype else "auto",
-                revision=revision,
+                revision=revision or "main",
                 trust_remote_code=False,
                 use_safetensors=True,
             )
             model = _ready(model, place)
             facts = _facts(model)
-            tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
         except OSError as reason:
             raise WeightsUnavailable(f"{where}: {str(reason).splitlines()[0]}") from reason
         except ValueError as reason:
@@ -96,7 +95,7 @@ def load_model(
         "sha256": WHEEL_SHA256 if source == "wheel" else None,
         "seed": seed if source == "random" else None,
     }
-    return LoadedModel(model, tokenizer, origin | facts)
+    return LoadedModel(model, origin | facts)
 
 
 def _ready(model: PreTrainedModel, place: torch.device) -> PreTrainedModel:
