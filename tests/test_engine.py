@@ -87,7 +87,7 @@ def test_a_fault_in_a_pass_ends_its_session_and_no_other(engine, monkeypatch, pr
 def test_a_fault_before_a_pass_harms_nothing(engine, monkeypatch, prompt):
     session = engine.open()
     submit(engine, session, ids=tuple(prompt), break_at=4).get()
-    monkeypatch.setattr(engine.runner, "prepare", lambda work: 1 / 0)
+    monkeypatch.setattr(engine.compute.runner, "prepare", lambda work: 1 / 0)
     assert isinstance(submit(engine, session, resume_from=session.pause).get(), ServerFault)
     assert session.machine.state is State.PAUSED
     monkeypatch.undo()

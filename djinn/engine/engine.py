@@ -1,11 +1,8 @@
-"""Sessions, what may be asked of them, and the compute thread."""
+"""The sessions of a server, and what may be asked of them. What computes is handed to the compute thread."""
 
 from __future__ import annotations
 
-import logging
-import queue
 import secrets
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,27 +11,26 @@ from typing import Any
 import torch
 
 from djinn.engine.checks import Limits, check_stands, check_work
+from djinn.engine.compute import Compute
 from djinn.engine.keeper import Keeper
+from djinn.engine.needs import give_back, request_of
 from djinn.engine.runner import Runner
-from djinn.engine.scheduler import Scheduler, Task
-from djinn.engine.session import Ended, Outcome, Paused, Result, Session, Work
+from djinn.engine.scheduler import Scheduler
+from djinn.engine.session import Ended, Session, Work
 from djinn.errors import (
     BadRequest,
     DjinnError,
     Draining,
     IllegalMove,
     NoSuchSession,
-    NotFinite,
-    ServerFault,
     StateRefused,
 )
 from djinn.model.slabs import SlabCache
 from djinn.paging.pager import Pager
-from djinn.paging.residence import Key, Request, Residence
+from djinn.paging.residence import Residence
 from djinn.states import END, Machine, State
 from djinn.timeline import Span
 
-log = logging.getLogger(__name__)
 REMEMBERED = 1000  # ended sessions whose end can still be told
 
 
@@ -53,19 +49,14 @@ class Engine:
 
         parts_first: a session is READY with what its next layer needs; else when all of it is back.
         """
-        self.runner, self.scheduler, self.pager, self.keeper = runner, scheduler, pager, keeper
+        self.scheduler, self.pager, self.keeper = scheduler, pager, keeper
         self.parts_first = parts_first
         self.lock = pager.lock  # while it is held no session changes its state
         self.limits = Limits(pager.shape.layers, pager.shape.hidden_size, vocabulary, max_tokens)
         self.sessions = {session.key: session for session in keeper.recover()} if keeper else {}
         self._ended: dict[str, Ended] = {}
-        self._admitted: queue.SimpleQueue[tuple[Work, Request] | None] = queue.SimpleQueue()
-        self._running: dict[str, Work] = {}  # by session
-        self._draining = self._hurry = False
-        self._thread = threading.Thread(target=self._compute, name="compute", daemon=True)
-        self._thread.start()
-
-    # -- called by the server's thread ---------------------------------------------------------------
+        self._draining = False
+        self.compute = Compute(runner, scheduler, pager)
 
     def open(self, owner: str = "") -> Session:
         self._check_open()
@@ -102,9 +93,8 @@ class Engine:
             self._check_open()
             check_stands(session)
             check_work(session, work, self.limits)
-            request = self._request(session, work)
-            fresh = not request.resumed
-            if fresh:
+            request = request_of(work, self.pager.shape, self.parts_first)
+            if not request.resumed:
                 session.machine.move(State.QUEUED)
 
             def admitted(refusal: DjinnError | None) -> None:
@@ -114,7 +104,7 @@ class Engine:
                             session.machine.move(State.IDLE)
                     work.reply(refusal)
                 else:
-                    self._admitted.put((work, request))
+                    self.compute.take(work, request)
 
             request.then = admitted
             self.pager.admit(request)
@@ -150,7 +140,7 @@ class Engine:
                 raise BadRequest("the session stands at this pause and needs its state: resume() it, or cancel()")
             if session.checkpoints.pop(name, None) is None:
                 raise BadRequest("nothing is kept there any more: the pause is over, or the checkpoint was discarded")
-            self._give_back(session)
+            give_back(self.pager, session)
 
     def park(self, session: Session) -> None:
         with self.lock:
@@ -169,9 +159,7 @@ class Engine:
     def end(self, session: Session, state: State, why: str = "") -> None:
         """Close or cancel: memory goes back now, or after the pass that is running. `why` is told to who asks later."""
         with self.lock:
-            if session.key in self._running:
-                self._running[session.key].cancelled = True
-            elif session.machine.state not in END:
+            if not self.compute.cancel(session) and session.machine.state not in END:
                 session.machine.move(state)
                 self.pager.release(session.residence)
             if self.keeper:
@@ -204,10 +192,7 @@ class Engine:
 
     def hurry(self) -> None:
         """Requests under way end now: those that wait are refused, those that run stop behind the pass at hand."""
-        with self.lock:
-            self._hurry = True
-            for work in self._running.values():
-                work.stopped = True
+        self.compute.hurry()
         self.pager.refuse_waiting()
 
     def stats(self) -> dict[str, Any]:
@@ -227,92 +212,3 @@ class Engine:
             for (state, start), end in zip(stamps, ends, strict=True):
                 spans.append((f"session {key[:8]}", state, start, end, {}))
         return spans
-
-    def shut_down(self) -> None:
-        self._admitted.put(None)
-        self._thread.join()
-
-    def _request(self, session: Session, work: Work) -> Request:
-        """What must be on the device: the tokens it will hold, or holds now (a rewind may go back), and hidden states."""
-        shape = self.pager.shape
-        tokens = max(work.past() + work.rows() + work.max_new_tokens, *session.cache.lengths, 0)
-        need: dict[Key, int] = dict.fromkeys(range(shape.layers), tokens * shape.layer_token_bytes)
-        if work.break_at is not None:
-            work.pause_name = session.name("pause")
-            last = work.fed() or work.resume_from.ids if work.break_token is None else (0,)
-            need[work.pause_name] = shape.hidden_bytes(len(last))
-        for layer in work.checkpoint_at:
-            work.checkpoint_names[layer] = session.name(f"checkpoint@{layer}")
-            need[work.checkpoint_names[layer]] = shape.hidden_bytes(work.rows())
-        order, first = self._order(work)
-        if not self.parts_first:
-            first = None
-        resumed = bool(session.residence.body.parts)
-        return Request(session.residence, need, 0, resumed, order, first)
-
-    def _order(self, work: Work) -> tuple[tuple[Key, ...], frozenset[Key] | None]:
-        """In which order the parts are needed, and without which the first layer cannot run."""
-        layers, source = range(self.pager.shape.layers), work.resume_from
-        if source is None:
-            return tuple(layers), frozenset([0])
-        above = (*layers[source.layer :], *layers[: source.layer])
-        if work.rewind:  # it may change any of them
-            return (source.name, *above), None
-        needed = above[:1] if source.past else ()  # in its first pass a session has nothing above the pause yet
-        return (source.name, *(above if source.past else layers)), frozenset([source.name, *needed])
-
-    # -- the compute thread ---------------------------------------------------------------------------
-
-    def _compute(self) -> None:
-        while True:
-            while not (self.scheduler.tasks and self._admitted.empty()):
-                admitted = self._admitted.get()
-                if admitted is None:
-                    return
-                self._begin(*admitted)
-            for task in self.scheduler.round(lambda: not self._admitted.empty()):
-                self._end(task.work, task.result or task.error, changed=True)
-
-    def _begin(self, work: Work, request: Request) -> None:
-        with self.lock:
-            over = work.session.machine.state in END
-            if not over:
-                work.session.machine.move(State.RUNNING)
-                self._running[work.session.key] = work
-                work.stopped = self._hurry
-        if over:
-            work.reply(IllegalMove(f"the session was {work.session.machine.state}"))
-            return
-        try:
-            given = self.runner.prepare(work)
-        except Exception as error:  # noqa: BLE001  told to the one who asked, and logged where it is a defect
-            self._end(work, error, changed=False)
-            return
-        self.scheduler.add(Task(work, request.rank, self.runner.steps(work, given)))
-
-    def _end(self, work: Work, result: Result | Exception, changed: bool) -> None:
-        """The session stands still again, and the client is told; one whose pass broke off half-way is lost."""
-        if isinstance(result, NotFinite | Draining):
-            changed = False  # between two passes: the session is whole
-        if not isinstance(result, Paused | Outcome | DjinnError):
-            log.error("a request failed", exc_info=result)
-            result = ServerFault(f"{type(result).__name__}: {result}")
-        session, refused = work.session, isinstance(result, DjinnError)
-        with self.lock:
-            del self._running[session.key]
-            if work.cancelled or (refused and changed):
-                session.machine.move(State.CANCELLED if work.cancelled else State.FAILED)
-                self.pager.release(session.residence)
-            else:
-                for name in work.checkpoint_names.values() if refused else ():  # the client will never learn of them
-                    session.checkpoints.pop(name, None)
-                self._give_back(session)
-                session.machine.move(State.PAUSED if session.pause else State.IDLE)
-                self.pager.stopped(session.residence)
-        work.reply(result)
-
-    def _give_back(self, session: Session) -> None:
-        """Hidden states that nothing can go on from any more: reserved in vain, resumed, overtaken or discarded."""
-        kept = session.kept()
-        for name in [key for key in session.residence.body.parts if isinstance(key, str) and key not in kept]:
-            self.pager.drop(session.residence, name)

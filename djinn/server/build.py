@@ -120,7 +120,7 @@ def _build(
         keeper,
         parts_first="parts-first" not in args.without,
     )
-    begun.callback(engine.shut_down)
+    begun.callback(engine.compute.shut_down)
     limits = limits_of(args, max_tokens, facts["hidden_size"])
     door = Door(args.host, args.port, args.keys, limits.max_message_bytes)
     begun.callback(door.close)

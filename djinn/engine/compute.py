@@ -1,0 +1,103 @@
+"""The one thread that computes: it begins what was admitted, runs the scheduler's rounds, and ends each request."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+
+from djinn.engine.needs import give_back
+from djinn.engine.runner import Runner
+from djinn.engine.scheduler import Scheduler, Task
+from djinn.engine.session import Outcome, Paused, Result, Session, Work
+from djinn.errors import DjinnError, Draining, IllegalMove, NotFinite, ServerFault
+from djinn.paging.pager import Pager
+from djinn.paging.residence import Request
+from djinn.states import END, State
+
+log = logging.getLogger(__name__)
+
+
+class Compute:
+    def __init__(self, runner: Runner, scheduler: Scheduler, pager: Pager) -> None:
+        self.runner, self.scheduler, self.pager = runner, scheduler, pager
+        self._admitted: queue.SimpleQueue[tuple[Work, Request] | None] = queue.SimpleQueue()
+        self._running: dict[str, Work] = {}  # by session; guarded by the pager's lock
+        self._hurry = False
+        self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
+        self._thread.start()
+
+    # -- called by other threads ----------------------------------------------------------------------
+
+    def take(self, work: Work, request: Request) -> None:
+        """Its session has all that it needs, or gates before what is still on its way."""
+        self._admitted.put((work, request))
+
+    def cancel(self, session: Session) -> bool:
+        """Whether the session runs: then its request ends behind the pass at hand, and gives its memory back."""
+        with self.pager.lock:
+            work = self._running.get(session.key)
+            if work:
+                work.cancelled = True
+            return work is not None
+
+    def hurry(self) -> None:
+        """What runs, or begins to from now on, stops behind the pass at hand."""
+        with self.pager.lock:
+            self._hurry = True
+            for work in self._running.values():
+                work.stopped = True
+
+    def shut_down(self) -> None:
+        self._admitted.put(None)
+        self._thread.join()
+
+    # -- the compute thread ---------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            while not (self.scheduler.tasks and self._admitted.empty()):
+                admitted = self._admitted.get()
+                if admitted is None:
+                    return
+                self._begin(*admitted)
+            for task in self.scheduler.round(lambda: not self._admitted.empty()):
+                self._end(task.work, task.result or task.error, changed=True)
+
+    def _begin(self, work: Work, request: Request) -> None:
+        with self.pager.lock:
+            over = work.session.machine.state in END
+            if not over:
+                work.session.machine.move(State.RUNNING)
+                self._running[work.session.key] = work
+                work.stopped = self._hurry
+        if over:
+            work.reply(IllegalMove(f"the session was {work.session.machine.state}"))
+            return
+        try:
+            given = self.runner.prepare(work)
+        except Exception as error:  # noqa: BLE001  told to the one who asked, and logged where it is a defect
+            self._end(work, error, changed=False)
+            return
+        self.scheduler.add(Task(work, request.rank, self.runner.steps(work, given)))
+
+    def _end(self, work: Work, result: Result | Exception, changed: bool) -> None:
+        """The session stands still again, and the client is told; one whose pass broke off half-way is lost."""
+        if isinstance(result, NotFinite | Draining):
+            changed = False  # between two passes: the session is whole
+        if not isinstance(result, Paused | Outcome | DjinnError):
+            log.error("a request failed", exc_info=result)
+            result = ServerFault(f"{type(result).__name__}: {result}")
+        session, refused = work.session, isinstance(result, DjinnError)
+        with self.pager.lock:
+            del self._running[session.key]
+            if work.cancelled or (refused and changed):
+                session.machine.move(State.CANCELLED if work.cancelled else State.FAILED)
+                self.pager.release(session.residence)
+            else:
+                for name in work.checkpoint_names.values() if refused else ():  # the client will never learn of them
+                    session.checkpoints.pop(name, None)
+                give_back(self.pager, session)
+                session.machine.move(State.PAUSED if session.pause else State.IDLE)
+                self.pager.stopped(session.residence)
+        work.reply(result)
