@@ -21,7 +21,7 @@ from djinn.durable import files, folder
 from djinn.engine.engine import Engine
 from djinn.engine.session import Outcome, Paused, Session, Work
 from djinn.errors import DjinnError
-from djinn.paging import moves, saves, spills
+from djinn.paging import evictions, saves, spills
 from djinn.states import State
 from djinn.tiers.disk import Disk
 from djinn.tiers.streams import HostStream
@@ -173,7 +173,7 @@ def prefill_in_a_full_server(engine: Engine, session: Session) -> None:
     with engine.lock:
         for residence in book.residences.values():
             if residence.body.here and residence.body.has_host_copy and not residence.body.pins:
-                moves.yield_duplicate(book, residence)
+                evictions.yield_duplicate(book, residence)
     with taken(engine, "device"), contextlib.nullcontext() if again else taken(engine, "host"):
         ask(engine, session, ids=PROMPT[:32], break_at=LAYER)
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from traces import World, random_trace, shrunk
 
-from djinn.paging import decisions, moves, policy
+from djinn.paging import decisions, evictions, policy
 from djinn.paging.ledger import Ledger
 from djinn.paging.residence import Body, Request, Residence
+from djinn.paging.transfers import Transfer
 from djinn.states import Machine, State
 from djinn.tiers.extents import Extents
 
@@ -40,8 +41,8 @@ def test_ten_thousand_random_lives(part):
 
 
 def forget_rewinds(monkeypatch) -> None:
-    mark = moves._mark_clean
-    monkeypatch.setattr(moves, "_mark_clean", lambda body, upto, epoch: mark(body, upto, body.epoch))
+    mark = evictions._mark_clean
+    monkeypatch.setattr(evictions, "_mark_clean", lambda body, upto, epoch: mark(body, upto, body.epoch))
 
 
 def free_under_a_copy(monkeypatch) -> None:
@@ -56,15 +57,15 @@ def free_under_a_copy(monkeypatch) -> None:
 
 
 def forget_the_tail(monkeypatch) -> None:
-    evict = moves.begin_evict
+    evict = evictions.begin_evict
 
-    def without_it(book: Ledger, residence: Residence) -> moves.Transfer | None:
+    def without_it(book: Ledger, residence: Residence) -> Transfer | None:
         transfer = evict(book, residence)
         if transfer and transfer.moves:
             transfer.moves.pop()
         return transfer
 
-    monkeypatch.setattr(moves, "begin_evict", without_it)
+    monkeypatch.setattr(evictions, "begin_evict", without_it)
 
 
 @pytest.mark.parametrize("fault", [forget_rewinds, free_under_a_copy, forget_the_tail])

@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PURE = (
-    *(f"paging/{name}.py" for name in ("residence", "ledger", "moves", "spills", "saves", "decisions", "policy")),
+    *(f"paging/{name}.py" for name in ("residence", "ledger", "transfers", "placements", "evictions", "spills")),
+    *(f"paging/{name}.py" for name in ("saves", "decisions", "policy")),
     *(f"durable/{name}.py" for name in ("record", "files", "folder")),
     *("tiers/extents.py", "timeline.py", "states.py"),
 )

@@ -14,10 +14,10 @@ import sys
 from collections import Counter, deque
 from pathlib import Path
 
-from djinn.paging import decisions, moves, policy, saves, spills
+from djinn.paging import decisions, evictions, policy, saves, spills
 from djinn.paging.ledger import Ledger
-from djinn.paging.moves import Transfer
 from djinn.paging.residence import Body, Part, Request, Residence, Saving
+from djinn.paging.transfers import Transfer
 from djinn.states import END, Machine, State
 from djinn.tiers.extents import Extents
 
@@ -116,7 +116,7 @@ class World:
         truth[layer] = (have + fresh)[: request.need[layer]]
         self.memory["device"][part.device.start : part.device.start + len(truth[layer])] = truth[layer]
         if b % 3:
-            self._fly(moves.begin_mirror(self.book, residence, layer, len(truth[layer])), residence)
+            self._fly(evictions.begin_mirror(self.book, residence, layer, len(truth[layer])), residence)
         self.book.set_live(residence, layer, len(truth[layer]))
 
     def finish(self, a: int, b: int) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from djinn.errors import DjinnError, OutOfMemory
-from djinn.paging.moves import Transfer
 from djinn.paging.residence import Body, Request, Residence, Saving
+from djinn.paging.transfers import Transfer
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from djinn.errors import DjinnError, IllegalMove, OutOfMemory, ServerFault, StateRefused, StorageError
 from djinn.paging import saves, spills
 from djinn.paging.ledger import Ledger
-from djinn.paging.moves import Transfer
 from djinn.paging.residence import Body, Request, Residence, Saving
+from djinn.paging.transfers import Transfer
 from djinn.states import END, State
 from djinn.tiers.disk import Disk
 

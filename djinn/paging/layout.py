@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from djinn.paging.moves import Piece
 from djinn.paging.residence import Body, Part, Residence
+from djinn.paging.transfers import Piece
 from djinn.sizes import KVShape
 from djinn.tiers.pools import Pool
 

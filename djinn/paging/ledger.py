@@ -1,8 +1,8 @@
 """The accounts of every session's bytes in three tiers: who holds what, who waits, what is given back. Pure.
 
-Bytes are changed in place by `moves` and `spills`. While a copy reads or writes a body it is pinned, and nothing of it is
-free for others before it has ended. Bytes in the host pool that the device holds too are duplicates, counted apart, and
-given back first when room is short.
+Where bytes lie is changed by `placements`, `evictions` and `spills`. While a copy reads or writes a body it is pinned, and
+nothing of it is free for others before it has ended. Bytes in the host pool that the device holds too are duplicates,
+counted apart, and given back first when room is short.
 """
 
 from __future__ import annotations

@@ -17,14 +17,14 @@ from typing import Protocol
 import torch
 
 from djinn.errors import ServerFault
-from djinn.paging import moves, policy, saves
+from djinn.paging import evictions, policy, saves
 from djinn.paging.decisions import Fetch, Grant, Move, Refuse, RefuseRead, RefuseSave, Save, Spill, Step
 from djinn.paging.endings import Endings
 from djinn.paging.gate import PartGate
 from djinn.paging.layout import Layout
 from djinn.paging.ledger import Ledger
-from djinn.paging.moves import Transfer
 from djinn.paging.residence import Body, Key, Request, Residence
+from djinn.paging.transfers import Transfer
 from djinn.tiers.disk import Disk
 from djinn.tiers.streams import Device, Mark, Wait
 
@@ -177,7 +177,7 @@ class Mover:
             part = body.parts.get(item.key)
             if residence.released or body.epoch != item.epoch or not (part and part.device):
                 return
-            transfer = moves.begin_mirror(self.book, residence, item.key, item.live)
+            transfer = evictions.begin_mirror(self.book, residence, item.key, item.live)
         if transfer:
             self.device.out.after(item.mark, Wait.OUT_AFTER_COMPUTE)
             name = f"write through {residence.key[:8]}"

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from djinn.errors import DjinnError, OutOfMemory, StorageError
-from djinn.paging import moves, saves, spills
+from djinn.paging import evictions, placements, saves, spills
 from djinn.paging.decisions import Fetch, Grant, Move, Refuse, RefuseRead, RefuseSave, Save, Spill, Step, Yielded
 from djinn.paging.ledger import Ledger
 from djinn.paging.residence import Body, Moving, Request, Residence
@@ -54,7 +54,7 @@ def _make_room(book: Ledger, request: Request, ahead: int) -> Step | None:
     missing = sum(map(book.device.rounded, parts))
     if not body.disk_bytes:
         may_fit = missing <= book.device.free_bytes or body.here  # it may grow where it is
-        if may_fit and (placed := moves.begin_place(book, request)):
+        if may_fit and (placed := placements.begin_place(book, request)):
             return Move(placed, residence, request)
     elif book.device.fits(*parts):  # room up there first: fetched too early it would stand in the way of who must go
         if fetched := spills.begin_fetch(book, residence):
@@ -69,7 +69,7 @@ def _make_room(book: Ledger, request: Request, ahead: int) -> Step | None:
         return _wait_or_refuse(book, request, total)
     victim = None
     for victim in _victims(book, request, missing - book.device.free_bytes - coming):
-        if evicted := moves.begin_evict(book, victim):
+        if evicted := evictions.begin_evict(book, victim):
             return Move(evicted, victim)
     if victim and (step := _host_room(book, request)):
         return step
@@ -80,7 +80,7 @@ def _compact(book: Ledger) -> Move | None:
     """The free bytes would do if they lay together: move somebody who stands still."""
     for body in _bodies(book):
         still = _may_leave(body) and not body.pins and all(map(_stands_still, body.sharers))
-        if still and (moved := moves.begin_compact(book, body.sharers[0])):
+        if still and (moved := placements.begin_compact(book, body.sharers[0])):
             return Move(moved, body.sharers[0])
     return None
 
@@ -142,7 +142,7 @@ def _host_room(book: Ledger, request: Request) -> Step | None:
     """Make some room in the host pool: a duplicate given back, else somebody's bytes written to the disk."""
     for body in _bodies(book):
         if body.here and not body.pins and not body.moving and body.has_host_copy:
-            moves.yield_duplicate(book, body.sharers[0])
+            evictions.yield_duplicate(book, body.sharers[0])
             return Yielded()
 
     def order(residence: Residence) -> tuple:
@@ -197,7 +197,7 @@ def _park(book: Ledger) -> Move | None:
             and _may_leave(body)
             and body.stays < 0
             and all(s.machine.state is State.IO_WAIT and not s.waiting and not s.granted for s in body.sharers)
-            and (evicted := moves.begin_evict(book, residence))
+            and (evicted := evictions.begin_evict(book, residence))
         ):
             return Move(evicted, residence)
     return None
@@ -266,7 +266,7 @@ def _prefetch(book: Ledger) -> Move | Fetch | None:
                 return Fetch(fetched)
             need = {key: part.live for key, part in body.items() if part.live}
             request = Request(residence, need, number=0, resumed=True)
-            if residence.machine.state is State.HOST and (placed := moves.begin_place(book, request)):
+            if residence.machine.state is State.HOST and (placed := placements.begin_place(book, request)):
                 return Move(placed, residence)
     return None
 

@@ -1,0 +1,108 @@
+"""Onto the device from the host pool, and to another place on the device: begun here, ended when the copies have. Pure."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from djinn.paging.ledger import Ledger
+from djinn.paging.residence import Body, Key, Part, Request, Residence
+from djinn.paging.transfers import Piece, Transfer, runs
+from djinn.states import State
+from djinn.tiers.extents import Extent
+
+
+def begin_place(book: Ledger, request: Request) -> Transfer | None:
+    """Take room on the device for all of the need at once; None, and nothing taken, where it does not fit."""
+    residence, old = request.residence, request.residence.body
+    shared = len(old.sharers) > 1
+    if not shared and old.here:
+        _grow_in_place(book, old, request.need)
+    missing = book.missing(request)
+    extents = book.device.take(*missing.values())
+    if extents is None:
+        return None
+    new = Body() if shared else old
+    across = old.here
+    left: list[Extent] = []
+    moves = []
+    for key, extent in zip(missing, extents, strict=True):
+        part = old.parts.get(key) or Part()
+        if part.live:
+            moves.append((key, _pieces(part, extent, across)))
+        if shared:
+            new.parts[key] = Part(extent, live=part.live)
+        else:
+            if part.device:
+                left.append(part.device)
+            part.device = extent
+            new.parts[key] = part
+    moves.sort(key=lambda move: request.order.index(move[0]) if move[0] in request.order else len(request.order))
+    if shared:
+        old.sharers.remove(residence)
+        residence.body = new
+        new.sharers.append(residence)
+    if residence.machine.state is State.HOST:
+        residence.machine.move(State.RESTORING)
+    if not moves:
+        new.here = True
+        for extent in left:
+            book.device.give(extent)
+        return Transfer("in", [], lambda: None)
+    old.pins += 1
+    new.pins += shared
+    old.leaving += shared
+    new.moving = "across" if across else "in"
+    cancel = None if across or shared else partial(_cancel_place, book, new)
+    return Transfer(new.moving, moves, partial(_end_place, book, new, old, left), cancel)
+
+
+def _end_place(book: Ledger, new: Body, old: Body, left: list[Extent]) -> None:
+    for extent in left:
+        book.device.give(extent)
+    new.moving, new.here = None, True
+    for residence in new.sharers:
+        if residence.machine.state is State.RESTORING and not residence.waiting:
+            residence.machine.move(State.IO_WAIT)  # it was brought unasked
+    if new is not old:
+        old.leaving -= 1
+        book.unpin(new)
+    book.unpin(old)
+
+
+def _cancel_place(book: Ledger, body: Body) -> None:
+    body.moving = None
+    for part in body.parts.values():
+        book.free_device(part)
+    for residence in body.sharers:
+        residence.intended = False  # nobody tries again unasked
+        residence.machine.move(State.HOST)
+    book.unpin(body)
+
+
+def _grow_in_place(book: Ledger, body: Body, need: dict[Key, int]) -> None:
+    for key, nbytes in need.items():
+        part = body.parts.get(key)
+        if part and part.device and part.device.size < nbytes:
+            part.device = book.device.extend(part.device, nbytes) or part.device
+
+
+def begin_compact(book: Ledger, residence: Residence) -> Transfer | None:
+    """Move parts down into holes, so that free bytes come to lie together; None if none can move."""
+    body = residence.body
+    moves, left = [], []
+    for key, part in body.items():
+        if part.device and (lower := book.device.take_below(part.device.size, part.device.start)):
+            moves.append((key, [Piece(part.device.start, lower.start, part.live)]))
+            left.append(part.device)
+            part.device = lower
+    if not moves:
+        return None
+    body.moving = "across"
+    body.pins += 1
+    return Transfer("across", moves, partial(_end_place, book, body, body, left))
+
+
+def _pieces(part: Part, to: Extent, across: bool) -> list[Piece]:
+    if across:
+        return [Piece(part.device.start, to.start, part.live)]
+    return [Piece(host, to.start + at, n) for at, host, n in runs(part.host, 0, part.live)]
