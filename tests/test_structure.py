@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PURE = (
     *(f"paging/{name}.py" for name in ("residence", "ledger", "transfers", "placements", "evictions", "spills")),
-    *(f"paging/{name}.py" for name in ("saves", "decisions", "policy")),
+    *(f"paging/{name}.py" for name in ("saves", "decisions", "victims", "admission", "background", "policy")),
     *(f"durable/{name}.py" for name in ("record", "files", "folder")),
     *("tiers/extents.py", "timeline.py", "states.py"),
 )

@@ -7,7 +7,7 @@ counted apart, and given back first when room is short.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from djinn.errors import IllegalMove
 from djinn.paging.residence import Body, Key, Part, Request, Residence, Saving
@@ -30,6 +30,10 @@ class Ledger:
 
     def open(self, residence: Residence) -> None:
         self.residences[residence.key] = residence
+
+    def bodies(self) -> Collection[Body]:
+        """Those of all sessions, each once, however many share it."""
+        return {residence.body.serial: residence.body for residence in self.residences.values()}.values()
 
     def request(self, request: Request) -> None:
         """The session is wanted on the device: it waits until it is granted or refused."""

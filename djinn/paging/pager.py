@@ -158,7 +158,7 @@ class Pager:
         evicted_bytes: all that was copied off the device; mirrored_bytes: how much of that behind a prefill.
         """
         with self.lock:
-            bodies = {body.serial: body for body in (r.body for r in self.book.residences.values())}.values()
+            bodies = self.book.bodies()
             here = [body for body in bodies if body.here]
             disk = [body for body in bodies if body.disk_bytes and body.moving != "spill"]
             live = {

@@ -1,0 +1,81 @@
+"""What is moved when nothing can be done for who waits: parks, durable files, reads, and sessions that are looked at. Pure."""
+
+from __future__ import annotations
+
+from djinn.paging import evictions, placements, saves, spills
+from djinn.paging.admission import cannot_leave, full
+from djinn.paging.decisions import Fetch, Move, RefuseRead, RefuseSave, Save, Step
+from djinn.paging.ledger import Ledger
+from djinn.paging.residence import Request, Residence
+from djinn.paging.victims import host_room, may_leave
+from djinn.states import State
+
+
+def park(book: Ledger) -> Move | None:
+    """The eviction that a park asked for, while there is room in the host pool."""
+    for residence in book.residences.values():
+        body = residence.body
+        if (
+            residence.machine.state is State.IO_WAIT
+            and not (residence.intended and not residence.saving)
+            and may_leave(body)
+            and body.stays < 0
+            and all(s.machine.state is State.IO_WAIT and not s.waiting and not s.granted for s in body.sharers)
+            and (evicted := evictions.begin_evict(book, residence))
+        ):
+            return Move(evicted, residence)
+    return None
+
+
+def save(book: Ledger) -> Step | None:
+    """Write durable files, or make room in the host pool for who passes it on the way there."""
+    for saving in book.saving:
+        residence, body = saving.residence, saving.residence.body
+        if body.moving or body.pins or body.leaving:
+            continue
+        if error := saves.short(book, saving):
+            return RefuseSave(saving, error)
+        if saves.lies_still(body):
+            saves.begin(book, saving)
+            return Save(saving)
+        if error := cannot_leave(book, body):
+            return RefuseSave(saving, error)
+        if step := host_room(book, _last(book, residence)):
+            return step
+        if error := full(book, body.live_bytes):
+            return RefuseSave(saving, error)
+    return None
+
+
+def read(book: Ledger) -> Step | None:
+    """Bring a session from the disk for somebody who waits to read it."""
+    for residence in book.residences.values():
+        body = residence.body
+        if not residence.read or residence.waiting or body.pins or residence.machine.state is not State.DISK:
+            continue
+        if fetched := spills.begin_fetch(book, residence):
+            return Fetch(fetched)
+        if step := host_room(book, _last(book, residence)):
+            return step
+        if error := full(book, body.live_bytes):
+            return RefuseRead(body, error)
+    return None
+
+
+def _last(book: Ledger, residence: Residence) -> Request:
+    """For who needs room in the host pool, and takes nobody's place who is waited for."""
+    return Request(residence, {}, book.newest, resumed=False)
+
+
+def prefetch(book: Ledger) -> Move | Fetch | None:
+    """Bring back, into room that is free anyway, a session that somebody looks at."""
+    for residence in book.residences.values():
+        body = residence.body
+        if residence.intended and not residence.waiting and len(body.sharers) == 1 and not body.pins:
+            if residence.machine.state is State.DISK and (fetched := spills.begin_fetch(book, residence)):
+                return Fetch(fetched)
+            need = {key: part.live for key, part in body.items() if part.live}
+            request = Request(residence, need, number=0, resumed=True)
+            if residence.machine.state is State.HOST and (placed := placements.begin_place(book, request)):
+                return Move(placed, residence)
+    return None

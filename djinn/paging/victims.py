@@ -1,0 +1,89 @@
+"""Who makes room: on the device who is evicted, in the host pool who gives up a copy or goes to the disk. Pure.
+
+On the device: copies that cost nothing first (sessions whose bytes the host holds already), then the parked, then those
+that nobody looks at, then one that is large enough alone, then the one stopped longest. Sessions that are waited for go
+last, and only for one that waits before them. In the host pool, duplicates go first, then who rests on a durable file, then
+who is written to the disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from djinn.paging import evictions, saves, spills
+from djinn.paging.decisions import Spill, Yielded
+from djinn.paging.ledger import Ledger
+from djinn.paging.residence import Body, Request, Residence
+from djinn.states import STOPPED, State
+
+
+def victims(book: Ledger, request: Request, short: int) -> Iterator[Residence]:
+    """One session of each body that may be evicted for `request`, best first; last of all itself, to come back into a larger
+    place. A resume waits for this: who is clean and large enough is looked for before all others are put in order.
+    """
+    candidates = [
+        body.sharers[0]
+        for body in book.bodies()
+        if body is not request.residence.body
+        and request.number > body.stays
+        and all(stands_still(s) and (not s.waiting or s.waiting.rank > request.rank) for s in body.sharers)
+        and may_leave(body)
+    ]
+
+    def known(residence: Residence) -> tuple:
+        return residence.machine.state is not State.IO_WAIT, residence.intended, residence.machine.history[-1][1]
+
+    candidates.sort(key=known)
+    for residence in candidates:
+        body = residence.body
+        if not residence.waiting and body.device_bytes >= short and not body.dirty_bytes:
+            yield residence
+            break
+
+    def order(residence: Residence) -> tuple:
+        body, (not_parked, intended, stopped_at) = residence.body, known(residence)
+        waits = residence.waiting is not None
+        return waits, body.dirty_bytes > 0, not_parked, intended, body.device_bytes < short, stopped_at
+
+    yield from sorted(candidates, key=order)
+    own = request.residence.body
+    if may_leave(own) and request.number > own.stays and all(map(stands_still, own.sharers)):
+        yield request.residence
+
+
+def may_leave(body: Body) -> bool:
+    return body.here and not body.moving and not body.leaving and any(part.device for part in body.parts.values())
+
+
+def stands_still(residence: Residence) -> bool:
+    return not residence.granted and residence.machine.state in STOPPED | {State.IO_WAIT}
+
+
+def host_room(book: Ledger, request: Request) -> Spill | Yielded | None:
+    """Make some room in the host pool: a duplicate given back, else somebody's bytes written to the disk."""
+    for body in book.bodies():
+        if body.here and not body.pins and not body.moving and body.has_host_copy:
+            evictions.yield_duplicate(book, body.sharers[0])
+            return Yielded()
+
+    def order(residence: Residence) -> tuple:
+        asks = residence.body is request.residence.body  # last of all: it makes room for who must go before it
+        costs = not saves.rests_on_file(residence)
+        return asks, residence.waiting is not None, residence.intended, costs, residence.machine.history[-1][1]
+
+    cold = [
+        body.sharers[0]
+        for body in book.bodies()
+        if body.has_host_copy
+        and not body.here
+        and not body.moving
+        and not body.pins
+        and all(not s.waiting or s.waiting.rank >= request.rank for s in body.sharers)
+    ]
+    for residence in sorted(cold, key=order):
+        if saves.rests_on_file(residence):
+            saves.put_out(book, residence)
+            return Yielded()
+        if book.spill_failed < request.number and (spilled := spills.begin_spill(book, residence)):
+            return Spill(spilled)
+    return None
