@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 import torch
+from asking import submit, until
 
 from djinn.engine.engine import Engine
-from djinn.engine.session import Outcome, Paused, Session, Work
+from djinn.engine.session import Outcome, Paused
 from djinn.errors import ServerFault
 from djinn.server.build import build_service
 from djinn.server.server_main import parser
@@ -25,20 +25,6 @@ def engine() -> Iterator[Engine]:
     service, _, shut_down = build_service(args, "cpu", 40 * 10**6, 60 * 10**6, 0)
     yield service.engine
     shut_down()
-
-
-def submit(engine: Engine, session: Session, **what) -> queue.SimpleQueue:
-    replies: queue.SimpleQueue = queue.SimpleQueue()
-    engine.submit(Work(session, **{"ids": (), "accepted_ns": time.monotonic_ns(), "reply": replies.put} | what))
-    return replies
-
-
-def until(condition) -> None:
-    for _ in range(3000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not come to that")
 
 
 def test_a_session_paused_again_while_its_kv_is_on_the_way_loses_nothing(engine, monkeypatch, prompt):

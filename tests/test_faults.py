@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from asking import quiet, resume
+from fault_steps import PROMPT, STEPS, Step, on_host, paused, spilled
 from fault_table import FaultRecord
-from faults import FAULTS, PROMPT, STEPS, Fault, Step, on_host, paused, quiet, resume, spilled
+from faults import FAULTS, Fault
 
 from djinn.engine.engine import Engine
 from djinn.engine.session import Outcome, Session

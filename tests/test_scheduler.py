@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import queue
 import time
 from collections.abc import Iterator
 
 import pytest
 import torch
+from asking import submit
 
 from djinn.engine.engine import Engine
-from djinn.engine.session import Outcome, Paused, Session, Work
+from djinn.engine.session import Outcome, Paused
 from djinn.server.build import build_service
 from djinn.server.server_main import parser
 
@@ -25,12 +25,6 @@ def started(*more: str) -> Iterator[Engine]:
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
 def engine(request) -> Iterator[Engine]:
     yield from started("--dtype", request.param)
-
-
-def submit(engine: Engine, session: Session, **what) -> queue.SimpleQueue:
-    replies: queue.SimpleQueue = queue.SimpleQueue()
-    engine.submit(Work(session, **{"ids": (), "accepted_ns": time.monotonic_ns(), "reply": replies.put} | what))
-    return replies
 
 
 def prompts() -> list[tuple[int, ...]]:
