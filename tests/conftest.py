@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests run two at a time, and bits depend on it
 
 import pytest
 from family_table import Record
 from fault_table import FaultRecord
+from nursery import Nursery
 
 import djinn
 
@@ -27,6 +29,22 @@ def server() -> Iterator[djinn.LocalServer]:
 def client(server: djinn.LocalServer) -> Iterator[djinn.Client]:
     with djinn.connect(server.endpoint, timeout=60) as connected:
         yield connected
+
+
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    """Servers that start fast and can be killed."""
+    made = Nursery(tmp_path_factory.mktemp("nursery"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """A state directory."""
+    folder = tmp_path / "state"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture

@@ -2,93 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from nursery import Child, Nursery
+from stands import NEW, PROMPT, STANDS, again, expected_of, same, turned
 
 import djinn
-from djinn.client.session import Checkpoint
-from djinn.errors import BadRequest, DjinnError, Draining, NoSuchSession, OutOfMemory, ServerGone, StateRefused
-from djinn.wire import messages as m
-
-PROMPT = [(7 * i * i + 3) % 509 for i in range(100)]
-NEW = 6
-
-
-@pytest.fixture(scope="module")
-def nursery(tmp_path_factory) -> Iterator[Nursery]:
-    made = Nursery(tmp_path_factory.mktemp("nursery"))
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def state(tmp_path) -> Path:
-    folder = tmp_path / "state"
-    folder.mkdir()
-    return folder
-
-
-@dataclass(frozen=True)
-class Stand:
-    """A way for a session to stand, and how it goes on from there."""
-
-    begin: Callable[[djinn.Session, list[int]], None]
-    go_on: Callable[[djinn.Session], djinn.Out]
-
-
-def at_checkpoint(session: djinn.Session) -> djinn.Out:
-    return session.resume(Checkpoint(session, "checkpoint@3-1", 3), max_new_tokens=NEW)
-
-
-def paused_in_decode(session: djinn.Session, ids: list[int]) -> None:
-    session.prefill(ids, max_new_tokens=4, break_at=5, break_token=3)
-
-
-DRAWN = djinn.Sampling(temperature=0.9, top_k=40, seed=11)
-STANDS = {
-    "idle": Stand(lambda s, ids: s.prefill(ids, max_new_tokens=2), lambda s: s.generate(max_new_tokens=NEW)),
-    "idle, drawn": Stand(
-        lambda s, ids: s.prefill(ids, max_new_tokens=3, sampling=DRAWN), lambda s: s.generate(max_new_tokens=NEW)
-    ),
-    "paused in prefill": Stand(lambda s, ids: s.prefill(ids, break_at=3), lambda s: s.resume(max_new_tokens=NEW)),
-    "paused in prefill, drawn": Stand(
-        lambda s, ids: s.prefill(ids, break_at=8, sampling=DRAWN), lambda s: s.resume(max_new_tokens=NEW)
-    ),
-    "paused in decode": Stand(paused_in_decode, lambda s: s.resume(max_new_tokens=NEW)),
-    "with a checkpoint": Stand(lambda s, ids: s.prefill(ids, checkpoint_at=[3], sampling=DRAWN), at_checkpoint),
-}
-
-
-def again(client: djinn.Client, session: djinn.Session) -> djinn.Session:
-    """The same session, through another connection."""
-    return client.attach(session.id)
-
-
-def same(found: djinn.Out, expected: djinn.Out) -> bool:
-    return found.tokens.tolist() == expected.tokens.tolist() and np.array_equal(found.logits, expected.logits)
-
-
-def expected_of(client: djinn.Client, name: str, ids: list[int]) -> djinn.Out:
-    session = client.open()
-    STANDS[name].begin(session, ids)
-    out = STANDS[name].go_on(session)
-    session.close()
-    return out
-
-
-def turned(by: int) -> list[int]:
-    return PROMPT[by:] + PROMPT[:by]
+from djinn.errors import BadRequest, Draining, NoSuchSession, OutOfMemory, ServerGone, StateRefused
 
 
 def test_every_kind_of_session_outlives_kill_9_wherever_it_lies(nursery, state):
@@ -288,98 +212,3 @@ def test_a_disk_quota_refuses_one_park_and_harms_nobody(nursery, state):
             assert same(session.generate(max_new_tokens=NEW), expected)
             session.close()
         balance(client)
-
-
-# -- killed in the middle of durable parks -----------------------------------------------------------------
-
-
-class Lives:
-    """Sessions parked durably again and again, by servers that are killed while they write."""
-
-    def __init__(self, nursery: Nursery, state: Path, seed: int) -> None:
-        self.nursery, self.arguments, self.draw = nursery, ("--state-dir", str(state)), random.Random(seed)
-        self.standing: dict[str, tuple[str, int]] = {}  # acknowledged session -> how it stands, of which prompt
-        self.expected: dict[tuple[str, int], djinn.Out] = {}
-        self.acknowledged = self.cut_off = self.compared = 0
-
-    def learn(self, client: djinn.Client) -> None:
-        for name in STANDS:
-            for by in range(3):
-                self.expected[name, by] = expected_of(client, name, turned(by))
-
-    def check(self, client: djinn.Client) -> None:
-        """Everything acknowledged is there; some of it goes on, to the bit, and is closed, so that it must not come back."""
-        for key in self.standing:
-            assert djinn.Session(client.connection, key).state == "disk", f"{key} was acknowledged, and is lost"
-        for key in self.draw.sample(sorted(self.standing), min(4, len(self.standing))):
-            name, by = self.standing.pop(key)
-            session = djinn.Session(client.connection, key)
-            assert same(STANDS[name].go_on(session), self.expected[name, by]), (key, name)
-            session.close()
-            self.compared += 1
-
-    def park_until_killed(self, server: Child, client: djinn.Client) -> None:
-        """All are asked for at once; the server dies some time after the first acknowledgement."""
-        asked: dict[int, tuple[str, str, int]] = {}
-        made = []
-        for _ in range(6):
-            name, by = self.draw.choice(sorted(STANDS)), self.draw.randrange(3)
-            session = client.open()
-            STANDS[name].begin(session, turned(by))
-            made.append((session.id, name, by))
-        for key, name, by in made:
-            asked[client.connection.send(m.Park(session=key, durable=True))] = (key, name, by)
-        delay = self.draw.random() ** 2 * 0.3
-        killer = threading.Timer(delay, os.kill, (server.pid, signal.SIGKILL))
-        killer.start()
-        with contextlib.suppress(ServerGone):  # as it should
-            client.connection.wait(lambda: len(client.connection._replies) == len(asked), 30)
-        killer.join()
-        for number, (key, name, by) in asked.items():
-            reply = client.connection._replies.get(number)
-            if reply is None:
-                self.cut_off += 1
-            else:
-                reply.raise_failure()
-                self.standing[key] = (name, by)
-                self.acknowledged += 1
-        assert server.end(signal.SIGKILL) == -signal.SIGKILL
-
-    def play(self, kills: int) -> None:
-        for number in range(kills):
-            server = self.nursery.start(*self.arguments)
-            with server.connect() as client:
-                if not number:
-                    self.learn(client)
-                self.check(client)
-                self.park_until_killed(server, client)
-        with self.nursery.start(*self.arguments).connect() as client:
-            while self.standing:
-                self.check(client)
-            left = client.stats()["sessions"]
-            assert set(left) <= {"disk", "idle"}, (
-                left
-            )  # written, but killed before it was told: as good as acknowledged
-
-
-def survives(nursery: Nursery, state: Path, kills: int, seed: int) -> None:
-    lives = Lives(nursery, state, seed)
-    try:
-        lives.play(kills)
-    except DjinnError as error:
-        raise AssertionError(f"seed {seed}: {error}") from error
-    print(f"{kills} kills: {lives.acknowledged} acknowledged, {lives.cut_off} cut off, {lives.compared} compared")
-    assert lives.compared == lives.acknowledged and lives.cut_off > kills / 2 and lives.acknowledged > kills / 2
-
-
-def test_no_acknowledged_session_is_lost_in_twenty_kills(nursery, state):
-    survives(nursery, state, kills=20, seed=1)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    "DJINN_KILLS" not in os.environ, reason="500 kills: DJINN_KILLS=1 make test ARGS=tests/test_restart.py"
-)
-@pytest.mark.parametrize("seed", range(2, 12))
-def test_no_acknowledged_session_is_lost_in_many_kills(nursery, state, seed):
-    survives(nursery, state, kills=50, seed=seed)
