@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
+
 import djinn
 
 
@@ -20,3 +22,18 @@ def alone(client: djinn.Client, prompt: list[int], new: int) -> djinn.Out:
     out = session.prefill(prompt, max_new_tokens=new)
     session.close()
     return out
+
+
+def same(tokens: list[int], out: djinn.Out, undisturbed: djinn.Out) -> bool:
+    return tokens == undisturbed.tokens.tolist() and np.array_equal(out.logits, undisturbed.logits)
+
+
+def check_nothing_is_left(client: djinn.Client) -> None:
+    """No byte of any tier, once all sessions are closed and their last copies have ended."""
+    left = client.stats()["bytes"]
+    assert left["device_bytes"] == left["host_bytes"] == 0, left
+    until = time.monotonic() + 60
+    while left["arena_free_bytes"] != left["arena_bytes"] // 256 * 256:  # a copy under way still reads what was freed
+        assert time.monotonic() < until, left
+        time.sleep(0.01)
+        left = client.stats()["bytes"]
