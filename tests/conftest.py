@@ -12,16 +12,14 @@ import pytest
 from family_table import Record
 from fault_table import FaultRecord
 from nursery import Nursery
+from sessions import small_server
 
 import djinn
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[djinn.LocalServer]:
-    """A real server process: tiny-llama (8 layers), an arena of about six sessions of 128 tokens."""
-    with djinn.serve(
-        "tiny-llama", dtype="float32", threads=1, device_budget="40MB", host_budget="60MB", max_tokens=256
-    ) as running:
+    with small_server() as running:
         yield running
 
 

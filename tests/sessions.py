@@ -9,6 +9,13 @@ import numpy as np
 import djinn
 
 
+def small_server() -> djinn.LocalServer:
+    """A real server process: tiny-llama (8 layers), an arena of about six sessions of 128 tokens."""
+    return djinn.serve(
+        "tiny-llama", dtype="float32", threads=1, device_budget="40MB", host_budget="60MB", max_tokens=256
+    )
+
+
 def wait_for(session: djinn.Session, state: str) -> None:
     for _ in range(500):
         if session.state == state:

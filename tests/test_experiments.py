@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from sessions import small_server
 
 import djinn
 from evaluation import breakpoints, checkpoint_cost, concurrent, dispatch, steering, traced, zero_change
@@ -28,10 +29,8 @@ def said(text: str) -> None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[djinn.LocalServer]:
-    """Of the shared one's sizes, but for these tests alone: a load that breaks off leaves its sessions to their lease."""
-    with djinn.serve(
-        "tiny-llama", dtype="float32", threads=1, device_budget="40MB", host_budget="60MB", max_tokens=256
-    ) as running:
+    """For these tests alone: a load that breaks off leaves its sessions to their lease."""
+    with small_server() as running:
         yield running
 
 
