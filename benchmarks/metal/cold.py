@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
 
 import djinn
 from benchmarks.metal.bench import FILLERS, settle
+from evaluation.parking import put_aside
 
-PATIENCE_S = 60.0
 MANY = 1000  # sessions; an arena that they do not fill is another than was asked for
 
 
@@ -29,17 +28,6 @@ class Arena:
 
     def free(self) -> int:
         return self.client.stats()["bytes"]["arena_free_bytes"]
-
-    def put_aside(self, sessions: list[djinn.Session]) -> None:
-        """Park `sessions` and return when they are on the host alone."""
-        for session in sessions:
-            session.park()
-        until = time.monotonic() + PATIENCE_S
-        for session in sessions:
-            while session.state != "host":
-                if time.monotonic() > until:
-                    raise NotCold(f"a parked session is still {session.state} after {PATIENCE_S:g} s")
-                time.sleep(0.0005)
 
     def fill(self) -> None:
         """Idle sessions until no further one would fit."""
@@ -103,7 +91,7 @@ class Cold:
                 session.prefill(prompt, max_new_tokens=1, logits="none")
             else:
                 session.prefill(prompt, break_at=self.layer)
-        self.arena.put_aside(self.ready)
+        put_aside(self.ready)
         self.arena.fill()
 
     def close(self) -> None:

@@ -7,13 +7,13 @@ step for decode pauses, and a prefill for each session that fills the arena.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 import djinn
+from evaluation.parking import put_aside
 from evaluation.prompts import load_prompts
 from evaluation.servers import budget_for, server_for, shape_of
 
@@ -101,10 +101,7 @@ class Cases:
         """Park `sessions`, then fill the arena with others until no further one would fit."""
         for session in self.fillers:
             session.close()
-        for session in sessions:
-            session.park()
-        while any(session.state != "host" for session in sessions):
-            time.sleep(0.005)
+        put_aside(sessions)
         self.fillers = []
         while self._free() >= self.shape.kv_bytes(len(self.prompts[0])):
             self.fillers.append(self.client.open())

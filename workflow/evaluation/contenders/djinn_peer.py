@@ -12,6 +12,7 @@ import numpy as np
 import djinn
 from evaluation.contenders.contender import FACTOR, Contender, Evidence, Job
 from evaluation.contenders.reference import Plain
+from evaluation.parking import put_aside
 
 ID = "session.txt"  # beside the state directory's own files: which session was left there
 
@@ -76,7 +77,7 @@ class DjinnPeer(Contender):
             session = self._one_token(number)
             for place in ("resident", "offloaded"):
                 if place == "offloaded":
-                    self._put_aside(session)
+                    put_aside([session])
                 began = time.perf_counter()
                 session.resume(max_new_tokens=1)
                 times[place].append(1000 * (time.perf_counter() - began))
@@ -146,7 +147,7 @@ class DjinnPeer(Contender):
         session, layer, depth = self.client.open(), self.job.layer, self.client.server.depth
         session.prefill(self.job.prompts[0], break_at=layer)
         before = self.client.stats()["bytes"]["device_bytes"]
-        self._put_aside(session)
+        put_aside([session])
         held = self.client.stats()["bytes"]["device_bytes"]
         session.resume()
         ran = self._layers_run(session)
@@ -161,9 +162,9 @@ class DjinnPeer(Contender):
         session.close()
         session = self.client.open()
         session.prefill(prompt, break_at=self.job.layer)
-        self._put_aside(session)
+        put_aside([session])
         pause = session.resume(max_new_tokens=1, break_at=self.job.layer, break_token=1)
-        self._put_aside(session)
+        put_aside([session])
         rest = session.resume(max_new_tokens=new)
         session.close()
         tokens = [*pause.tokens.tolist(), *rest.tokens.tolist()] == whole.tokens.tolist()
@@ -209,11 +210,6 @@ class DjinnPeer(Contender):
         session = self.client.open()
         session.prefill(self._prompt(number), max_new_tokens=1)
         return session
-
-    def _put_aside(self, session: djinn.Session) -> None:
-        session.park()
-        while session.state not in ("host", "disk"):
-            time.sleep(0.0005)
 
     def _layers_run(self, session: djinn.Session) -> int:
         """Layers of its prefill that the server's timeline shows as run."""
