@@ -35,11 +35,7 @@ MOVES: dict[State, set[State]] = {
     State.RUNNING: {State.PAUSED, State.IDLE},
     State.PAUSED: {State.READY, State.IO_WAIT},
     State.IO_WAIT: {State.READY, State.EVICTING},
-    State.EVICTING: {
-        State.HOST,
-        State.READY,
-        State.IO_WAIT,
-    },  # READY: the device copy is still there; IO_WAIT: it failed
+    State.EVICTING: {State.HOST, State.READY, State.IO_WAIT},  # READY: it is on the device still; IO_WAIT: it failed
     State.HOST: {State.RESTORING, State.DISK},
     State.DISK: {State.HOST},
     State.RESTORING: {State.READY, State.IO_WAIT, State.HOST},  # IO_WAIT: it was brought back unasked; HOST: it failed

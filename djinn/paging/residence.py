@@ -1,4 +1,4 @@
-"""Where the bytes of one session lie. Plain data, changed by the ledger alone. Pure.
+"""Where the bytes of one session lie, and what is asked for them. Plain data: the ledger and what works on it change it. Pure.
 
 A session's bytes are parts: one for each layer's keys and values, one for each kept hidden state. A part's live bytes
 are the first `live` bytes of its extent on the device, and the same bytes in order over its extents in the host pool.
@@ -18,8 +18,6 @@ from djinn.tiers.extents import Extent
 
 Key = int | str  # a layer, from 0, or the name of a kept hidden state
 Moving = Literal["in", "across", "out", "spill", "fetch"]
-
-
 _serials = itertools.count()
 
 
@@ -53,9 +51,8 @@ class Body:
     moving: Moving | None = None  # what changes its place now
     pins: int = 0  # copies under way that read or write it: it may not be freed
     leaving: int = 0  # of these, copies that a fork makes of it to run on by itself: it may not be moved
-    stays: int = (
-        -1
-    )  # copying it off the device failed: tried again for requests behind this number, or when it is parked anew
+    # Copying it off the device failed: tried again for requests behind this number, or when it is parked anew.
+    stays: int = -1
     epoch: int = 0  # counts rewinds, after which a copy queued before says nothing
     disk_bytes: int = 0  # its only copy is a file with this many live bytes
     durable: bool = False  # that file is its session's durable one: counted there, and kept when it has been read
@@ -100,9 +97,8 @@ class Saving:
 
     residence: Residence
     nbytes: int  # of the file
-    write: Callable[
-        [Iterable[Iterable[memoryview]], Callable[[Exception | None], None]], None
-    ]  # pages, what to call then
+    # Called with the pages, and with what is to be called when they are written.
+    write: Callable[[Iterable[Iterable[memoryview]], Callable[[Exception | None], None]], None]
     then: Callable[[DjinnError | None], None]  # called once: it is durable, or why not
     begun: bool = False
     abandoned: bool = False  # it was closed meanwhile
@@ -140,7 +136,6 @@ class Request:
     order: tuple[Key, ...] = ()  # in which its parts are needed; the rest after them
     first: frozenset[Key] | None = None  # it may run when these are there, the others follow; None: when all are
     then: Callable[[DjinnError | None], None] = lambda refusal: None  # called once: granted, or why not
-
     here: bool = False  # when it was asked for, the device held all of it
 
     HEAD_START: ClassVar[int] = 64

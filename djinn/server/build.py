@@ -46,9 +46,8 @@ def build_service(
     args: argparse.Namespace, device: str, device_budget: int | None, host_budget: int, disk_budget: int | None
 ) -> tuple[Service, str, Callable[[], None]]:
     """(the service, the memory plan as a table, what ends its threads). Everything is allocated when this returns."""
-    with (
-        ExitStack() as begun
-    ):  # a start that fails ends what it has begun: a thread in torch at exit would abort the process
+    # A start that fails ends what it has begun: a thread in torch at exit would abort the process.
+    with ExitStack() as begun:
         service, table = _build(args, device, device_budget, host_budget, disk_budget, begun)
         return service, table, begun.pop_all().close
 
@@ -142,7 +141,7 @@ def _identity(loaded: LoadedModel) -> Identity:
 
 
 def _whole(place: torch.device) -> int:
-    """The budget where none is given: 90 % of what the card has free before the weights, 2 GB on a CPU."""
+    """The budget where none is given: 90 % of the card, 2 GB on a CPU."""
     return int(torch.cuda.mem_get_info(place)[1] * 0.9) if place.type == "cuda" else CPU_BUDGET
 
 

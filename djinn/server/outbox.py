@@ -23,9 +23,7 @@ from djinn.wire.frames import pack, size_of
 
 log = logging.getLogger(__name__)
 HELD = 1000  # replies for one client
-HELD_BYTES = (
-    1 << 30
-)  # of them: fifty sessions that end at once give more than a pipe takes; one is held whatever its size
+HELD_BYTES = 1 << 30  # of them: fifty sessions that end at once overfill a pipe; one is held whatever its size
 LARGE_BYTES = 1 << 16  # what ZeroMQ is handed without a copy, and so tells when it is sent
 PIPE_BYTES = 16 * 10**6  # of large messages that one client's pipe may hold; one goes in whatever its size
 RETRY_MS = 20  # a ROUTER socket cannot tell when one peer reads again

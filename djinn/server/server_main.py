@@ -116,7 +116,8 @@ def choose_device(args: argparse.Namespace) -> str:
 
 
 def run(args: argparse.Namespace) -> None:
-    keyring_for(args.host, args.keys), parse_seconds(args.lease)  # refused before the weights are loaded
+    keyring_for(args.host, args.keys)  # what is wrong is refused before the weights are loaded
+    parse_seconds(args.lease)
     from djinn.server.build import build_service
 
     device = choose_device(args)

@@ -40,9 +40,8 @@ class Extents:
         rounded = [self.rounded(size) for size in sizes]
         if sum(rounded) > self.free_bytes:
             return None
-        if (
-            whole := self._first(sum(rounded))
-        ) is not None:  # side by side: quickly taken, and one run of bytes to copy
+        whole = self._first(sum(rounded))
+        if whole is not None:  # side by side: quickly taken, and one run of bytes to copy
             start = self._cut(whole, sum(rounded)).start
             ends = list(itertools.accumulate(rounded, initial=start))
             return [Extent(at, size) for at, size in zip(ends, rounded, strict=False)]
