@@ -8,8 +8,9 @@ import threading
 
 from djinn.engine.needs import give_back
 from djinn.engine.runner import Runner
-from djinn.engine.scheduler import Scheduler, Task
+from djinn.engine.scheduler import Scheduler
 from djinn.engine.session import Outcome, Paused, Result, Session, Work
+from djinn.engine.task import Task
 from djinn.errors import DjinnError, Draining, IllegalMove, NotFinite, ServerFault
 from djinn.paging.pager import Pager
 from djinn.paging.residence import Request

@@ -1,22 +1,23 @@
 """Carry out one request on the compute thread: which passes it needs, sampling, pauses and checkpoints.
 
 A request is a generator of the passes that it wants (`Step`); whoever drives it runs them, alone or together with those of
-others, and sends back what came. The session has all the memory it needs when this starts, or gates before what is
-still on its way. Copies made here: a pause or checkpoint copies one hidden state into its reserved place.
+others, and sends back what came, when the device has got there and not before. The session has all the memory it needs when
+this starts, or gates before what is still on its way. Copies made here: a pause or checkpoint copies one hidden state into
+its reserved place.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from functools import partial
 
 import torch
 
-from djinn.engine.clock import mark
 from djinn.engine.edit import edited
 from djinn.engine.sampler import Sampler
 from djinn.engine.session import Checkpoint, Outcome, Paused, Session, Work
+from djinn.engine.side import Moment, Side
 from djinn.engine.steps import Pass, Step
 from djinn.errors import Draining, IllegalMove
 from djinn.model.executor import Finished, Stopped
@@ -27,9 +28,9 @@ WRITE_THROUGH = 32  # tokens of a pass from which on its layers are copied out b
 
 
 class Runner:
-    def __init__(self, pager: Pager, device: torch.device, write_through: bool = True) -> None:
+    def __init__(self, pager: Pager, device: torch.device, side: Side, write_through: bool = True) -> None:
         self.write_through = write_through
-        self.pager, self.layout, self.device = pager, pager.layout, device
+        self.pager, self.layout, self.device, self.side = pager, pager.layout, device, side
         self.token_bytes = pager.shape.layer_token_bytes
 
     def prepare(self, work: Work) -> list[Pass]:
@@ -79,7 +80,7 @@ class _Run:
         self.all_logits: list[torch.Tensor] = []
         self.residence = work.session.residence
         self.stamps = {"accepted": work.accepted_ns, "ready": self.residence.stamps["ready"]}
-        self.first_layer: Callable[[], int] | None = None
+        self.first_layer: Moment | None = None
 
     def carry_out(self, given: list[Pass]) -> Steps:
         work, session = self.work, self.session
@@ -135,13 +136,14 @@ class _Run:
             session.cache,
             one,
             stop=work.break_at if stop else None,
+            on_stop=partial(self._keep, work.pause_name),
             taps={layer: partial(self._checkpoint, one, layer) for layer in work.checkpoint_at} if tapped else {},
             all_logits=work.logits == "all",
             on_first=self._mark_first,
         )
         if isinstance(result, Stopped):
             return result
-        session.last_logits = self._to_host(result)
+        session.last_logits = self._last(result)
         session.ids[one.past :] = one.ids
         self.stamps.setdefault("logits", time.monotonic_ns())
         session.length, session.pause, session.unfed = one.past + len(one.ids), None, []
@@ -156,7 +158,7 @@ class _Run:
 
     def _mark_first(self) -> None:
         if self.first_layer is None:  # of the first pass alone
-            self.first_layer = mark(self.runner.device)
+            self.first_layer = self.runner.side.moment()
 
     def _checkpoint(self, one: Pass, layer: int, hidden: torch.Tensor) -> None:
         name = self.work.checkpoint_names[layer]
@@ -165,12 +167,9 @@ class _Run:
 
     def _pause(self, one: Pass, stopped: Stopped) -> Paused:
         work, session = self.work, self.session
-        self._keep(work.pause_name, stopped.hidden)
-        if self.runner.device.type == "cuda":
-            torch.cuda.current_stream().synchronize()  # a paused session's bytes may be copied by others from now on
         session.pause = Checkpoint(work.pause_name, stopped.layer, one.ids, one.past)
         if self.first_layer:
-            self.stamps["first_layer"] = self.first_layer()
+            self.stamps["first_layer"] = self.first_layer.ns()
         self.stamps["done"] = time.monotonic_ns()
         return Paused(work.pause_name, stopped.layer, len(one.ids), self.tokens, self.stamps)
 
@@ -178,7 +177,7 @@ class _Run:
         session, stamps = self.session, self.stamps
         self.residence.resident.wait()
         stamps["resident"] = self.residence.stamps["resident"]
-        stamps["first_layer"] = self.first_layer() if self.first_layer else stamps["accepted"]
+        stamps["first_layer"] = self.first_layer.ns() if self.first_layer else stamps["accepted"]
         stamps.setdefault("logits", stamps["accepted"])  # no pass ran: they were there
         stamps["done"] = time.monotonic_ns()
         logits: torch.Tensor | None = session.last_logits
@@ -196,9 +195,9 @@ class _Run:
         if self.runner.write_through and rows >= WRITE_THROUGH:
             self.runner.pager.written(self.residence, name, nbytes)
 
-    def _to_host(self, result: Finished) -> torch.Tensor:
-        """The last position's logits, float32 on the host, until the next pass; all of them are kept aside when asked for."""
-        logits = result.logits[0].float().cpu()
+    def _last(self, result: Finished) -> torch.Tensor:
+        """The last position's logits; all of them are kept aside when asked for."""
+        logits = result.logits[0]
         if self.work.logits == "all":
             self.all_logits.append(logits.clone())
         return logits[-1]

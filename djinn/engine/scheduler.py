@@ -15,18 +15,19 @@ bits do not depend on its neighbours. Otherwise as many rows as there are sessio
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable
 
 import torch
 
-from djinn.engine.session import Outcome, Paused, Work
-from djinn.engine.steps import Step
+from djinn.engine.launches import Launch, Launches
+from djinn.engine.side import Moment, Side
+from djinn.engine.task import Task
 from djinn.model.executor import Executor, Finished, Stopped
 from djinn.model.loop import Loop
 from djinn.timeline import Timeline
 
+log = logging.getLogger(__name__)
 WHOLE = (0, None)  # layers of a pass that starts at the first and stops nowhere
 SLICE = {"cpu": 8192, "cuda": 1 << 18}  # tokens x layers that passes over many tokens may run while others wait
 # Of these, how many single tokens wait for, so that more of them share a pass: on a card one reads all weights for each pass.
@@ -34,46 +35,23 @@ TOGETHER = {"cpu": 0, "cuda": 1 << 18}
 TURN = 16  # tokens
 
 
-@dataclass
-class Task:
-    """A request under way. `step` is the pass it wants next, `done` and `hidden` how far a cut one has come."""
-
-    work: Work
-    rank: int
-    steps: Generator[Step, Stopped | Finished, Paused | Outcome]
-    step: Step | None = None
-    done: int = 0
-    hidden: torch.Tensor | None = None
-    served: int = 0  # passes it has had
-    result: Paused | Outcome | None = None
-    error: Exception | None = None
-
-    @property
-    def over(self) -> bool:
-        return self.result is not None or self.error is not None
-
-    def advance(self, outcome: Stopped | Finished | None) -> None:
-        """Hand it what its pass gave; it says what it wants next, or ends."""
-        self.served += 1
-        try:
-            self.step = self.steps.send(outcome)
-            self.done, self.hidden = self.step.one.start, self.step.one.hidden
-        except StopIteration as end:
-            self.result = end.value
-        except Exception as error:  # noqa: BLE001  reported by the engine, to the one whose request it was
-            self.error = error
-
-
 class Scheduler:
     def __init__(
-        self, executor: Executor | Loop, device: torch.device, timeline: Timeline, rows: int, deterministic: bool
+        self,
+        executor: Executor | Loop,
+        device: torch.device,
+        side: Side,
+        timeline: Timeline,
+        rows: int,
+        deterministic: bool,
     ) -> None:
         """rows: decoded in one pass at most; 0 where the model cannot take several, and one token is a pass like any other."""
-        self.executor, self.device, self.timeline = executor, device, timeline
+        self.executor, self.side, self.timeline = executor, side, timeline
         self.rows, self.deterministic = rows, deterministic
         self.slice, self.together = SLICE[device.type], TOGETHER[device.type]
         self.spent = 0  # of the slice, since single tokens ran last
         self.tasks: list[Task] = []
+        self._launches = Launches(side, timeline)
 
     def add(self, task: Task) -> None:
         self.tasks.append(task)
@@ -81,17 +59,27 @@ class Scheduler:
         task.advance(None)
 
     def round(self, somebody_came: Callable[[], bool]) -> list[Task]:
-        """Run what is due; returns the tasks that ended. `somebody_came`: whether a request waits that is not here yet."""
+        """Queue what is due and hand out what is there; returns the tasks that ended. `somebody_came`: whether a request
+        waits that is not here yet.
+        """
+        queued = False
         if self.spent >= self.together or not self._first_of_the_others():
-            self.spent = 0
             for whole in (False, True):
                 together = self._sharing(whole)
                 if together and self.rows:
                     self._run_rows(together)
                 elif together:
                     self._run(together[0], somebody_came)
-        if task := self._first_of_the_others():
+                queued |= bool(together)
+            if queued or not self._tokens_under_way():
+                self.spent = 0
+        owed = (
+            self.spent >= self.slice and self._tokens_under_way()
+        )  # theirs is the next turn, before more of the others
+        if (task := self._first_of_the_others()) and not owed:
             self._run(task, somebody_came)
+            queued = True
+        self._launches.settle(idle=not queued)
         ended = [task for task in self.tasks if task.over]
         self.tasks = [task for task in self.tasks if not task.over]
         for task in ended:
@@ -100,11 +88,19 @@ class Scheduler:
 
     def _first_of_the_others(self) -> Task | None:
         """Whose pass over many tokens is next."""
-        return next((task for task in self.tasks if not task.over and task.step.span is None), None)
+        return next((task for task in self.tasks if task.waits and task.step.span is None), None)
+
+    def _tokens_under_way(self) -> bool:
+        return any(task.launched and task.step.span for task in self.tasks)
 
     def _sharing(self, whole: bool) -> list[Task]:
-        """Whose tokens run in one pass now: through all layers, or through the layers that the first of the others needs."""
+        """Whose tokens run in one pass now: through all layers, or through the layers that the first of the others needs.
+
+        Nobody's, while such a pass is under way: who missed it would read all weights alone.
+        """
         found = [task for task in self.tasks if not task.over and task.step.span and (task.step.span == WHOLE) == whole]
+        if any(task.launched for task in found):
+            return []
         found.sort(key=lambda task: (task.served // TURN, task.rank))
         first = found[0].step if found else None
         if first and first.taps:  # what is kept on the way is kept of one session
@@ -112,8 +108,7 @@ class Scheduler:
         return [task for task in found if task.step.span == first.span and not task.step.taps][: self.rows or 1]
 
     def _run_rows(self, tasks: list[Task]) -> None:
-        began = time.monotonic_ns()
-        steps, (start, stop) = [task.step for task in tasks], tasks[0].step.span
+        begin, steps, (start, stop) = self.side.moment(), [task.step for task in tasks], tasks[0].step.span
         try:
             found = self.executor.run_rows(
                 [step.cache for step in steps],
@@ -126,22 +121,12 @@ class Scheduler:
                 taps=steps[0].taps,
                 on_first=lambda: [step.on_first() for step in steps],
             )
-            if isinstance(found, Finished):
-                found = Finished(found.logits.float().cpu())  # one copy for all of them, if they are not there yet
-        except Exception as error:  # noqa: BLE001  as above
-            for task in tasks:
-                task.error = error
-            return
-        layers = f"{start}..{self.executor.depth if stop is None else stop}"
-        self.timeline.add("compute", f"decode {len(tasks)}", began, time.monotonic_ns(), rows=len(tasks), layers=layers)
-        for row, task in enumerate(tasks):
-            one = slice(row, row + 1)
-            task.advance(
-                Stopped(found.hidden[one], found.layer) if isinstance(found, Stopped) else Finished(found.logits[one])
-            )
+            self._launched(tasks, found, False, begin, f"decode {len(tasks)}", start)
+        except Exception as error:  # noqa: BLE001  as in Task.advance
+            self._broke_off(tasks, error)
 
     def _run(self, task: Task, somebody_came: Callable[[], bool]) -> None:
-        step, began, start = task.step, time.monotonic_ns(), task.done
+        begin, step, start = self.side.moment(), task.step, task.done
         share = start + max(1, (self.slice - self.spent) // len(step.one.ids))
 
         def stop(layer: int) -> bool:
@@ -149,10 +134,9 @@ class Scheduler:
             return layer == step.stop or (share <= layer < self.executor.depth and waits)
 
         try:
-            ids = torch.tensor([step.one.ids], device=self.device)
             found = self.executor.run(
                 step.cache,
-                ids,
+                self.side.send([step.one.ids]),
                 step.one.past,
                 start=start,
                 hidden=task.hidden,
@@ -161,15 +145,36 @@ class Scheduler:
                 all_logits=step.all_logits,
                 on_first=step.on_first,
             )
-        except Exception as error:  # noqa: BLE001  as above
-            task.error = error
+            cut = isinstance(found, Stopped) and found.layer != step.stop
+            name = f"{'decode' if len(step.one.ids) == 1 else 'prefill'} {task.work.session.key[:8]}"
+            self._launched([task], found, cut, begin, name, start)
+        except Exception as error:  # noqa: BLE001  as in Task.advance
+            self._broke_off([task], error)
             return
-        cut = isinstance(found, Stopped) and found.layer != step.stop
-        name = f"{'decode' if len(step.one.ids) == 1 else 'prefill'} {task.work.session.key[:8]}"
         if cut:
             task.done, task.hidden = found.layer, found.hidden
         end = found.layer if isinstance(found, Stopped) else self.executor.depth
         self.spent += (end - start) * len(step.one.ids)
-        self.timeline.add("compute", name, began, time.monotonic_ns(), layers=f"{start}..{end}")
-        if not cut:
-            task.advance(found)
+
+    def _broke_off(self, tasks: list[Task], error: Exception) -> None:
+        """Their memory is about to be given to others, so what they had queued must be over."""
+        for task in tasks:
+            task.error = error
+        try:
+            self.side.moment().wait()
+        except RuntimeError:  # the device failed: nothing runs on it any more
+            log.exception("the device failed")
+
+    def _launched(
+        self, tasks: list[Task], found: Stopped | Finished, cut: bool, begin: Moment, name: str, start: int
+    ) -> None:
+        """What follows a pass in the device's queue: states that are kept, logits that go to the host."""
+        end = self.executor.depth
+        if isinstance(found, Stopped):
+            end = found.layer
+            for row, task in enumerate([] if cut else tasks):
+                task.step.on_stop(found.hidden[row : row + 1])
+        else:
+            found = Finished(self.side.bring(found.logits))
+        about = {"layers": f"{start}..{end}"}
+        self._launches.add(Launch(tasks, found, cut, begin, self.side.moment(), name, about))

@@ -26,6 +26,7 @@ class Step:
     cache: SlabCache
     one: Pass
     stop: int | None = None  # leave after this layer
+    on_stop: Tap = lambda hidden: None  # called when that has been queued: what is to be kept must be copied now
     taps: Mapping[int, Tap] = field(default_factory=dict)
     all_logits: bool = False
     on_first: Callable[[], None] = lambda: None

@@ -116,7 +116,7 @@ class Executor:
         """
         cache.begin(past)  # the model counts its positions from here: RoBERTa's start at 2, so they are left to it
         # An index, not the slice -1: torch copies the whole head's weights for a sliced row (70 ms a pass on one CPU core).
-        last = 0 if all_logits else torch.tensor([ids.shape[1] - 1], device=ids.device)
+        last = 0 if all_logits else torch.full((1,), ids.shape[1] - 1, device=ids.device)
         return self._forward(cache, ids, last, _Pass(start, hidden, stops_at(stop), taps or {}, on_first))
 
     def run_rows(
@@ -142,11 +142,13 @@ class Executor:
         cache = RowsCache(caches, self.depth)
         for one, past in zip(caches, pasts, strict=True):
             one.begin(past)
-        ids = torch.tensor([*tokens, *padding], device=device)[:, None]
-        positions = torch.tensor([*pasts, *padding], device=device)[:, None]
+        given = torch.tensor([[*tokens, *padding], [*pasts, *padding]], pin_memory=device.type == "cuda")
+        ids, positions = given.to(device, non_blocking=True)[
+            ..., None
+        ]  # from pinned memory: else torch waits for the stream
         if hidden is not None:
             hidden = torch.cat([hidden, hidden.new_zeros((rows - live, *hidden.shape[1:]))])
-        last = torch.tensor([0], device=device)
+        last = torch.zeros(1, dtype=torch.int64, device=device)
         tapped = {layer: partial(_live_rows, tap, live) for layer, tap in (taps or {}).items()}
         with rows_attended(cache):
             result = self._forward(

@@ -40,7 +40,6 @@ class RowGraphs:
         self._inputs[1] = -1  # padding, while the graphs are made
         self.hidden = torch.zeros((rows, hidden_size), dtype=model.dtype, device=device)
         self._logits = torch.zeros((rows, model.config.vocab_size), dtype=torch.float32, device=device)
-        self._on_host = torch.zeros((rows, model.config.vocab_size), dtype=torch.float32, pin_memory=True)
         self._positions = torch.zeros(rows, dtype=torch.int32, device=device)
         self._cos, self._sin = (torch.zeros((rows, shape.head_dim), dtype=model.dtype, device=device) for _ in range(2))
         self._copied = torch.cuda.Event()
@@ -114,8 +113,6 @@ class RowGraphs:
         self._layer[index]()
 
     def head(self) -> torch.Tensor:
-        """Logits float32 `(rows, vocabulary)` on the host, in a place that the next pass overwrites."""
+        """Logits float32 `(rows, vocabulary)`, in a place that the next pass overwrites."""
         self._head()
-        self._on_host.copy_(self._logits, non_blocking=True)
-        torch.cuda.current_stream().synchronize()
-        return self._on_host
+        return self._logits

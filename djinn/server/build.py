@@ -17,6 +17,7 @@ from djinn.engine.engine import Engine
 from djinn.engine.keeper import Keeper
 from djinn.engine.runner import Runner
 from djinn.engine.scheduler import Scheduler
+from djinn.engine.side import side_of
 from djinn.errors import BudgetTooSmall
 from djinn.model.drive import drive
 from djinn.model.identity import config_sha256, weights_sha256
@@ -108,8 +109,9 @@ def _build(
     if store:
         begun.callback(store.close)
         keeper = Keeper(pager, store, _identity(loaded))
-    scheduler = Scheduler(executor, place, timeline, rows, args.deterministic == "on")
-    runner = Runner(pager, place, write_through="write-through" not in args.without)
+    side = side_of(place)
+    scheduler = Scheduler(executor, place, side, timeline, rows, args.deterministic == "on")
+    runner = Runner(pager, place, side, write_through="write-through" not in args.without)
     engine = Engine(
         runner,
         scheduler,

@@ -1,0 +1,111 @@
+"""What the host reads of a device beside its compute: when something was reached there, and what came of it.
+
+Nothing here waits for work that was queued later, so the next pass can be queued before the last one's result is read.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+
+import torch
+
+PINNED_BYTES = 1 << 24  # a larger result is fetched when it is wanted: pinned memory is kept by torch once it was used
+
+
+class Moment(ABC):
+    """A point in the device's work."""
+
+    @abstractmethod
+    def reached(self) -> bool: ...
+
+    @abstractmethod
+    def wait(self) -> None:
+        """Block this thread until it is reached. Raises RuntimeError when the device failed."""
+
+    @abstractmethod
+    def ns(self) -> int:
+        """When it was reached, on the server's monotonic clock; waits for it."""
+
+
+class Past(Moment):
+    """Where the host computes itself, all that it was told to do is done."""
+
+    def __init__(self) -> None:
+        self._ns = time.monotonic_ns()
+
+    def reached(self) -> bool:
+        return True
+
+    def wait(self) -> None:
+        return
+
+    def ns(self) -> int:
+        return self._ns
+
+
+class Side:
+    """A CPU: the host computes, and there is nothing beside it."""
+
+    def moment(self) -> Moment:
+        """The point behind everything that this thread has computed or queued so far."""
+        return Past()
+
+    def send(self, ids: list[tuple[int, ...]]) -> torch.Tensor:
+        """Token ids, int64, on the device."""
+        return torch.tensor(ids)
+
+    def bring(self, logits: torch.Tensor) -> torch.Tensor:
+        """Queue the way of a result to the host, as float32. It is there when a later moment has been reached."""
+        return logits.float()
+
+    def fetch(self, brought: torch.Tensor) -> torch.Tensor:
+        """What `bring` gave, on the host. Called when that moment has been reached."""
+        return brought
+
+
+class CudaMoment(Moment):
+    """Its time is counted back from an event on a stream of its own, so that no clock of the device has to keep step with
+    the host's, and nothing queued behind it is waited for.
+    """
+
+    def __init__(self, aside: torch.cuda.Stream) -> None:
+        self._aside = aside
+        self._event = torch.cuda.Event(enable_timing=True)
+        self._event.record()
+
+    def reached(self) -> bool:
+        return self._event.query()
+
+    def wait(self) -> None:
+        self._event.synchronize()
+
+    def ns(self) -> int:
+        self.wait()
+        now = torch.cuda.Event(enable_timing=True)
+        now.record(self._aside)
+        now.synchronize()
+        return time.monotonic_ns() - int(self._event.elapsed_time(now) * 1e6)
+
+
+class CudaSide(Side):
+    def __init__(self, place: torch.device) -> None:
+        self._place, self._aside = place, torch.cuda.Stream(place)
+
+    def moment(self) -> Moment:
+        return CudaMoment(self._aside)
+
+    def send(self, ids: list[tuple[int, ...]]) -> torch.Tensor:
+        return torch.tensor(ids, pin_memory=True).to(self._place, non_blocking=True)  # else torch waits for the stream
+
+    def bring(self, logits: torch.Tensor) -> torch.Tensor:
+        wide = logits.float()
+        return wide.to("cpu", non_blocking=True) if wide.nbytes <= PINNED_BYTES else wide
+
+    def fetch(self, brought: torch.Tensor) -> torch.Tensor:
+        with torch.cuda.stream(self._aside):
+            return brought.cpu()
+
+
+def side_of(place: torch.device) -> Side:
+    return CudaSide(place) if place.type == "cuda" else Side()

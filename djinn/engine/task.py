@@ -1,0 +1,48 @@
+"""A request under way, as the scheduler sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import torch
+
+from djinn.engine.session import Outcome, Paused, Work
+from djinn.engine.steps import Step
+from djinn.model.executor import Finished, Stopped
+
+
+@dataclass
+class Task:
+    """`step` is the pass it wants next, `done` and `hidden` how far a cut one has come."""
+
+    work: Work
+    rank: int
+    steps: Generator[Step, Stopped | Finished, Paused | Outcome]
+    step: Step | None = None
+    done: int = 0
+    hidden: torch.Tensor | None = None
+    launched: bool = False  # all of that pass has been queued, and its result has not been handed out
+    served: int = 0  # passes it has had
+    result: Paused | Outcome | None = None
+    error: Exception | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.result is not None or self.error is not None
+
+    @property
+    def waits(self) -> bool:
+        """Whether its pass, or a slice of it, can be queued now."""
+        return not self.over and not self.launched
+
+    def advance(self, outcome: Stopped | Finished | None) -> None:
+        """Hand it what its pass gave; it says what it wants next, or ends."""
+        self.served += 1
+        try:
+            self.step = self.steps.send(outcome)
+            self.done, self.hidden = self.step.one.start, self.step.one.hidden
+        except StopIteration as end:
+            self.result = end.value
+        except Exception as error:  # noqa: BLE001  reported by the engine, to the one whose request it was
+            self.error = error

@@ -1,0 +1,171 @@
+"""Passes are queued before earlier ones' results are read: on a device that gets there late, nobody is told too early, nobody's
+bits change, and no more is queued than may be.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from asking import submit, until
+
+import djinn.server.build
+from djinn.engine.engine import Engine
+from djinn.engine.session import Outcome, Paused
+from djinn.engine.side import Moment, Side
+from djinn.errors import ServerFault
+from djinn.server.server_main import parser
+
+
+class LateMoment(Moment):
+    def __init__(self) -> None:
+        self.came = threading.Event()
+        self.at = 0
+
+    def reached(self) -> bool:
+        return self.came.is_set()
+
+    def wait(self) -> None:
+        self.came.wait()
+
+    def ns(self) -> int:
+        self.came.wait()
+        return self.at
+
+
+class LateSide(Side):
+    """Gets to what was queued in its order, some time; a result is NaN before. `go`: cleared, it stands still."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.go.set()
+        self.queued: queue.SimpleQueue = queue.SimpleQueue()
+        self.behind = self.most_behind = 0  # results under way
+        self.lock = threading.Lock()
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def _work(self) -> None:
+        while True:
+            item = self.queued.get()
+            time.sleep(random.random() ** 2 * 0.03)
+            self.go.wait()
+            if isinstance(item, LateMoment):
+                item.at = time.monotonic_ns()
+                item.came.set()
+            else:
+                late, logits = item
+                late.copy_(logits)
+                with self.lock:
+                    self.behind -= 1
+
+    def moment(self) -> Moment:
+        moment = LateMoment()
+        self.queued.put(moment)
+        return moment
+
+    def bring(self, logits: torch.Tensor) -> torch.Tensor:
+        late = torch.full_like(logits, torch.nan, dtype=torch.float32)
+        with self.lock:
+            self.behind += 1
+            self.most_behind = max(self.most_behind, self.behind)
+        self.queued.put((late, logits.float().clone()))
+        return late
+
+    def fetch(self, brought: torch.Tensor) -> torch.Tensor:
+        return brought.clone()
+
+
+@pytest.fixture
+def side(monkeypatch) -> LateSide:
+    late = LateSide()
+    monkeypatch.setattr(djinn.server.build, "side_of", lambda place: late)
+    return late
+
+
+@pytest.fixture
+def engine(side) -> Iterator[Engine]:
+    args = parser().parse_args(["--model", "tiny-llama", "--port", "0", "--max-tokens", "512", "--threads", "1"])
+    service, _, shut_down = djinn.server.build.build_service(args, "cpu", 150 * 10**6, 60 * 10**6, 0)
+    yield service.engine
+    shut_down()
+
+
+def noting(order: list[str], name: str, call: Callable) -> Callable:
+    def noted(*args, **more):
+        order.append(name)
+        return call(*args, **more)
+
+    return noted
+
+
+def prompts() -> list[tuple[int, ...]]:
+    return [tuple((7 * i * i + 3 * k) % 509 for i in range(20 + 13 * k)) for k in range(6)]
+
+
+def test_many_at_once_have_the_bits_they_have_alone(engine, side):
+    alone = []
+    for prompt in prompts():
+        alone.append(submit(engine, session := engine.open(), ids=prompt, max_new_tokens=6).get())
+        engine.close(session.key)
+    assert side.most_behind == 1
+    sessions = [engine.open() for _ in prompts()]
+    pauses = [submit(engine, s, ids=p, break_at=3) for s, p in zip(sessions, prompts(), strict=True)]
+    assert all(isinstance(pause.get(), Paused) for pause in pauses)
+    outs = [submit(engine, s, resume_from=s.pause, max_new_tokens=6) for s in sessions]
+    for out, same in zip(outs, alone, strict=True):
+        found = out.get()
+        assert found.tokens == same.tokens and torch.equal(found.logits, same.logits)
+        stamps = found.stamps
+        assert stamps["ready"] <= stamps["first_layer"] <= stamps["logits"] <= stamps["done"]
+    assert 2 <= side.most_behind <= 3, "none was queued behind another, or more than a round's rows and one other"
+
+
+def test_nobody_is_told_before_the_device_got_there(engine, side):
+    prompt = prompts()[3]
+    side.go.clear()
+    session, other = engine.open(), engine.open()
+    paused = submit(engine, session, ids=prompt, break_at=3)
+    done = submit(engine, other, ids=prompt)
+    with pytest.raises(queue.Empty):
+        paused.get(timeout=0.3)
+    assert done.empty() and session.pause is None
+    side.go.set()
+    assert isinstance(paused.get(), Paused)
+    assert not done.get().logits.isnan().any()
+
+
+def test_slices_of_a_long_pass_do_not_overtake_single_tokens(engine, side, monkeypatch):
+    monkeypatch.setattr(engine.scheduler, "slice", 800)
+    monkeypatch.setattr(engine.scheduler, "together", 800)
+    order, executor = [], engine.scheduler.executor
+    for name in ("run", "run_rows"):
+        monkeypatch.setattr(executor, name, noting(order, name, getattr(executor, name)))
+    decoding = submit(engine, engine.open(), ids=prompts()[0], max_new_tokens=30)
+    until(lambda: "run_rows" in order)
+    before = len(order)
+    submit(engine, engine.open(), ids=tuple(range(400)), max_new_tokens=1).get()  # two layers of eight a slice
+    assert isinstance(decoding.get(), Outcome)
+    after = order[before:]
+    assert after.count("run") == 4
+    assert ("run", "run") not in itertools.pairwise(after), "a slice was queued on top of another"
+
+
+def test_one_that_breaks_off_has_nothing_left_in_the_queue(engine, side, monkeypatch):
+    """Its memory goes to others then, and what is queued would still write there."""
+    run, left = engine.scheduler.executor.run, []
+
+    def broken(*args, **more):
+        run(*args, **more)
+        left.append(side.moment())
+        raise RuntimeError("made up")
+
+    monkeypatch.setattr(engine.scheduler.executor, "run", broken)
+    refused = submit(engine, engine.open(), ids=prompts()[4]).get()
+    assert isinstance(refused, ServerFault) and "made up" in str(refused)
+    assert left[0].reached()
