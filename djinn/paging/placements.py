@@ -36,7 +36,8 @@ def begin_place(book: Ledger, request: Request) -> Transfer | None:
                 left.append(part.device)
             part.device = extent
             new.parts[key] = part
-    moves.sort(key=lambda move: request.order.index(move[0]) if move[0] in request.order else len(request.order))
+    turn = {key: at for at, key in enumerate(request.order)}
+    moves.sort(key=lambda move: turn.get(move[0], len(turn)))
     if shared:
         old.sharers.remove(residence)
         residence.body = new

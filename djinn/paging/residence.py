@@ -60,11 +60,11 @@ class Body:
 
     @property
     def live_bytes(self) -> int:
-        return sum(part.live for part in self.parts.values())
+        return sum([part.live for part in self.parts.values()])
 
     @property
     def device_bytes(self) -> int:
-        return sum(part.device.size for part in self.parts.values() if part.device)
+        return sum([part.device.size for part in self.parts.values() if part.device])
 
     @property
     def host_bytes(self) -> int:
@@ -73,7 +73,7 @@ class Body:
     @property
     def dirty_bytes(self) -> int:
         """Bytes that an eviction would still have to copy."""
-        return sum(max(0, part.live - part.issued) for part in self.parts.values())
+        return sum([part.live - part.issued for part in self.parts.values() if part.live > part.issued])
 
     @property
     def has_host_copy(self) -> bool:

@@ -16,19 +16,21 @@ from djinn.paging.ledger import Ledger
 from djinn.paging.residence import Body, Request, Residence
 from djinn.states import STOPPED, State
 
+STILL = STOPPED | {State.IO_WAIT}
+
 
 def victims(book: Ledger, request: Request, short: int) -> Iterator[Residence]:
     """One session of each body that may be evicted for `request`, best first; last of all itself, to come back into a larger
     place. A resume waits for this: who is clean and large enough is looked for before all others are put in order.
     """
-    candidates = [
-        body.sharers[0]
-        for body in book.bodies()
-        if body is not request.residence.body
-        and request.number > body.stays
-        and all(stands_still(s) and (not s.waiting or s.waiting.rank > request.rank) for s in body.sharers)
-        and may_leave(body)
-    ]
+    rank = request.rank
+
+    def gives_way(body: Body) -> bool:
+        if body is request.residence.body or request.number <= body.stays or not may_leave(body):
+            return False
+        return all(stands_still(s) and (not s.waiting or s.waiting.rank > rank) for s in body.sharers)
+
+    candidates = [body.sharers[0] for body in book.bodies() if gives_way(body)]
 
     def known(residence: Residence) -> tuple:
         return residence.machine.state is not State.IO_WAIT, residence.intended, residence.machine.history[-1][1]
@@ -56,7 +58,7 @@ def may_leave(body: Body) -> bool:
 
 
 def stands_still(residence: Residence) -> bool:
-    return not residence.granted and residence.machine.state in STOPPED | {State.IO_WAIT}
+    return not residence.granted and residence.machine.state in STILL
 
 
 def host_room(book: Ledger, request: Request) -> Spill | Yielded | None:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from dataclasses import dataclass
+from typing import NamedTuple
 
 ALIGNMENT = 256  # bytes: what vectorised copies and attention kernels want of a row's start
 
 
-@dataclass(frozen=True, order=True)
-class Extent:
+class Extent(NamedTuple):  # made and compared by the thousand: cheaper than a frozen dataclass
     start: int
     size: int  # bytes, a multiple of the unit
 
@@ -46,12 +45,14 @@ class Extents:
             ends = list(itertools.accumulate(rounded, initial=start))
             return [Extent(at, size) for at, size in zip(ends, rounded, strict=False)]
         before, taken = (list(self._free), self.free_bytes), []
+        at, last = 0, 0
         for size in rounded:
-            at = self._first(size)
+            at = self._first(size, 0 if size < last else at)  # no hole before it holds as much as the last one took
             if at is None:
                 self._free, self.free_bytes = before
                 return None
             taken.append(self._cut(at, size))
+            last = size
         return taken
 
     def fits(self, *sizes: int) -> bool:
@@ -80,14 +81,19 @@ class Extents:
             left -= taken[-1].size
         return taken
 
-    def _first(self, size: int) -> int | None:
-        """Which hole is the first that holds `size` bytes."""
-        return next((i for i, hole in enumerate(self._free) if hole.size >= size), None)
+    def _first(self, size: int, since: int = 0) -> int | None:
+        """Which hole from `since` on is the first that holds `size` bytes."""
+        for at in range(since, len(self._free)):
+            if self._free[at].size >= size:
+                return at
+        return None
 
     def _cut(self, at: int, size: int) -> Extent:
-        hole = self._free.pop(at)
+        hole = self._free[at]
         if hole.size > size:
-            self._free.insert(at, Extent(hole.start + size, hole.size - size))
+            self._free[at] = Extent(hole.start + size, hole.size - size)
+        else:
+            del self._free[at]
         self.free_bytes -= size
         return Extent(hole.start, size)
 
