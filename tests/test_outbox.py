@@ -44,7 +44,7 @@ def test_large_replies_wait_their_turn_and_beyond_a_bound_each_is_replaced_by_a_
     slow = Slow()
     outbox = Outbox(slow)
     for number in range(1, 41):
-        outbox.post(b"peer", number, pack(number, m.ActivationReply(), [LOGITS]), False)
+        outbox.post(b"peer", number, pack(number, m.ActivationReply(dtype="float32"), [LOGITS]), False)
     outbox.flush()
     assert slow.bytes() <= PIPE_BYTES
     assert outbox._held[b"peer"].bytes <= HELD + 41 * 1000
@@ -52,7 +52,7 @@ def test_large_replies_wait_their_turn_and_beyond_a_bound_each_is_replaced_by_a_
         slow.read()
         outbox.flush()
     assert [number for number, _ in slow.got] == list(range(1, 41)), "each has an answer, in order"
-    whole = (PIPE_BYTES + HELD) // size_of(pack(1, m.ActivationReply(), [LOGITS]))
+    whole = (PIPE_BYTES + HELD) // size_of(pack(1, m.ActivationReply(dtype="float32"), [LOGITS]))
     kinds = [kind for _, kind in slow.got]
     assert kinds == ["whole"] * kinds.count("whole") + ["reply_gone"] * kinds.count("reply_gone")
     assert whole - 1 <= kinds.count("whole") <= whole
@@ -65,7 +65,7 @@ def test_one_reply_goes_out_whatever_its_size(monkeypatch):
     slow = Slow()
     outbox = Outbox(slow)
     for number in (1, 2):
-        outbox.post(b"peer", number, pack(number, m.ActivationReply(), [LOGITS]), False)
+        outbox.post(b"peer", number, pack(number, m.ActivationReply(dtype="float32"), [LOGITS]), False)
         outbox.flush()
     for _ in range(2):
         slow.read()

@@ -87,7 +87,7 @@ def test_what_is_kept_is_bounded_and_who_comes_too_late_is_told(book, monkeypatc
     monkeypatch.setattr(module, "KEPT_BYTES", 10_000)
     for number in (2, 3, 4):
         call = book.ask(number)
-        book.replies.finish(call, m.ActivationReply(), [np.zeros((1, 1, 2000), np.float32)])
+        book.replies.finish(call, m.ActivationReply(dtype="float32"), [np.zeros((1, 1, 2000), np.float32)])
         assert book.replies._kept_bytes <= 10_000
     book.sent.clear()
     for number in (2, 3, 4):
@@ -99,7 +99,7 @@ def test_what_is_kept_is_bounded_and_who_comes_too_late_is_told(book, monkeypatc
 
 def test_one_reply_is_kept_whatever_its_size(book, monkeypatch):
     monkeypatch.setattr(module, "KEPT_BYTES", 10)
-    book.replies.finish(book.ask(2), m.ActivationReply(), [np.zeros((1, 1, 2000), np.float32)])
+    book.replies.finish(book.ask(2), m.ActivationReply(dtype="float32"), [np.zeros((1, 1, 2000), np.float32)])
     assert book.ask(2) is None and isinstance(book.sent[-1][2], m.ActivationReply)
 
 

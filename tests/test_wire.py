@@ -1,8 +1,10 @@
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 import djinn
+from djinn.client.widen import widened
 from djinn.errors import BadRequest, ProtocolError
 from djinn.wire import messages as m
 from djinn.wire.envelope import Sender
@@ -95,3 +97,15 @@ def test_the_refusal_knows_which_request_it_answers():
     with pytest.raises(ProtocolError) as refused:
         unpack(lying({"dtype": "int64", "shape": [2]}), "request")
     assert refused.value.number == 5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_state_in_the_models_dtype_is_the_same_numbers_in_float32(dtype):
+    """Every bit pattern of the 16-bit types, infinities and subnormal numbers too."""
+    bits = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(1, 256, 256)
+    state = bits.view(getattr(torch, dtype)) if dtype != "float32" else torch.randn(1, 256, 256)
+    sent = bits if dtype == "bfloat16" else state
+    _, body, (came,) = unpack(pack(1, m.ActivationReply(dtype=dtype), [sent.numpy()]), "reply")
+    found, expected = widened(came, body.dtype), state.float().numpy()
+    assert found.dtype == np.float32 and found.flags.writeable
+    assert np.array_equal(found, expected, equal_nan=True)

@@ -14,6 +14,7 @@ from djinn.client import arguments
 from djinn.client.arguments import TokenIds
 from djinn.client.connection import Connection
 from djinn.client.pending import Pending, Stream
+from djinn.client.widen import widened
 from djinn.edits import AnyEdit
 from djinn.errors import BadRequest
 from djinn.sampling import Sampling
@@ -46,7 +47,8 @@ class Checkpoint:
 
         Raises BadRequest when the pause is over or the checkpoint was discarded.
         """
-        return self.session.connection.ask(m.FetchActivation(session=self.session.id, name=self.name)).arrays[0]
+        reply = self.session.connection.ask(m.FetchActivation(session=self.session.id, name=self.name))
+        return widened(reply.arrays[0], reply.body.dtype)
 
     def discard(self) -> None:
         """Give its memory back: at once, or when a copy under way has ended.

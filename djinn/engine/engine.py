@@ -49,7 +49,7 @@ class Engine:
 
         parts_first: a session is READY with what its next layer needs; else when all of it is back.
         """
-        self.scheduler, self.pager, self.keeper = scheduler, pager, keeper
+        self.scheduler, self.pager, self.keeper, self.side = scheduler, pager, keeper, runner.side
         self.parts_first = parts_first
         self.lock = pager.lock  # while it is held no session changes its state
         self.limits = Limits(pager.shape.layers, pager.shape.hidden_size, vocabulary, max_tokens)
@@ -110,7 +110,7 @@ class Engine:
             self.pager.admit(request)
 
     def activation(self, session: Session, name: str, give: Callable[[torch.Tensor | DjinnError], None]) -> None:
-        """Give a kept hidden state, float32 on the host `(1, rows, hidden_size)`: now, or when it lies still.
+        """Give a copy of a kept hidden state on the host, `(1, rows, hidden_size)`: now, or when it lies still.
 
         Looking at a session says that its resume is near: it is brought back where there is room.
         """
@@ -128,7 +128,7 @@ class Engine:
                     give(IllegalMove(f"the session was {session.machine.state} before its activation was read"))
                     return
                 hidden = self.pager.layout.hidden_wherever(session.residence, name, len(checkpoint.ids))
-                give(hidden.to("cpu", torch.float32, copy=True))
+                give(self.side.copy(hidden))
 
             self.pager.look(session.residence, read)
 

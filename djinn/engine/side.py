@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 
 import torch
 
-PINNED_BYTES = 1 << 24  # a larger result is fetched when it is wanted: pinned memory is kept by torch once it was used
+PINNED_BYTES = 1 << 26  # larger ones are copied pageable: torch keeps pinned memory once it was used
 
 
 class Moment(ABC):
@@ -63,6 +63,10 @@ class Side:
         """What `bring` gave, on the host. Called when that moment has been reached."""
         return brought
 
+    def copy(self, still: torch.Tensor) -> torch.Tensor:
+        """A copy on the host of bytes there or on the device, which nothing writes. For any thread."""
+        return still.clone()
+
 
 class CudaMoment(Moment):
     """Its time is counted back from an event on a stream of its own, so that no clock of the device has to keep step with
@@ -103,8 +107,15 @@ class CudaSide(Side):
         return wide.to("cpu", non_blocking=True) if wide.nbytes <= PINNED_BYTES else wide
 
     def fetch(self, brought: torch.Tensor) -> torch.Tensor:
+        return brought if brought.device.type == "cpu" else self.copy(brought)
+
+    def copy(self, still: torch.Tensor) -> torch.Tensor:
+        if still.device.type == "cpu":
+            return still.clone()
         with torch.cuda.stream(self._aside):
-            return brought.cpu()
+            copied = still.to("cpu", non_blocking=still.nbytes <= PINNED_BYTES)
+            self._aside.synchronize()
+        return copied
 
 
 def side_of(place: torch.device) -> Side:

@@ -119,7 +119,9 @@ class Dispatcher:
             if isinstance(hidden, DjinnError):
                 self.replies.finish(call, failure(hidden))
             else:
-                self.replies.finish(call, m.ActivationReply(), [hidden.numpy()])
+                dtype = str(hidden.dtype).removeprefix("torch.")
+                plain = hidden.view(torch.uint16) if hidden.dtype == torch.bfloat16 else hidden
+                self.replies.finish(call, m.ActivationReply(dtype=dtype), [plain.numpy()])
 
         self.engine.activation(self.engine.find(body.session, call.owner), body.name, give)
 

@@ -13,7 +13,7 @@ Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    dtype: Literal["int64", "float32"]
+    dtype: Literal["int64", "float32", "float16", "uint16"]  # numpy has no bfloat16: it travels as uint16
     shape: tuple[int, ...]
 
 

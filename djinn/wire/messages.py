@@ -10,7 +10,7 @@ from djinn.edits import AnyEdit
 from djinn.sampling import Sampling
 from djinn.wire.envelope import Name
 
-PROTOCOL = 3
+PROTOCOL = 4
 
 
 class _Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", forbid_unknown_fields=True):
@@ -189,7 +189,9 @@ class OutcomeReply(_Reply, tag="outcome"):
 
 
 class ActivationReply(_Reply, tag="activation"):
-    """One frame: float32 `(1, rows, hidden)`."""
+    """One frame: `(1, rows, hidden)`, in the model's own dtype; bfloat16 as the uint16 that its bits are."""
+
+    dtype: Literal["float32", "float16", "bfloat16"]
 
 
 class Described(_Reply, tag="described"):
