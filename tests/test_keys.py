@@ -15,6 +15,7 @@ from zmq.utils import z85
 
 import djinn
 from djinn import cli
+from djinn.doctor import command, machine
 from djinn.errors import BadRequest, NoSuchSession, NotAllowed, ServerGone
 from djinn.server.door import Door, keyring_for
 from djinn.server.gate import DOMAIN, decide
@@ -53,6 +54,15 @@ def test_who_has_a_key_is_let_in_and_a_session_is_its_owners(guarded, folder, pr
     session.close()
     alice.close()
     bob.close()
+
+
+def test_the_doctor_is_let_in_with_a_key(guarded, folder, capsys, monkeypatch):
+    monkeypatch.setattr(command, "of_machine", lambda *wanted: ([], "cpu"))
+    how = ["--server", guarded.endpoint, "--resume-ms", "60000"]
+    assert command.main([*how, "--keys", str(folder / "ours" / "bob")]) == 0
+    assert command.main(how) == 1 and "keys=DIR" in capsys.readouterr().out
+    taken = machine.port(int(guarded.endpoint.rpartition(":")[2]))
+    assert taken.ok is None and "keys=DIR" in taken.seen
 
 
 def test_who_has_none_of_our_keys_is_told_so_at_once(guarded, folder, tmp_path):

@@ -64,10 +64,10 @@ def guarded(check: str, look: Callable[[], Finding]) -> Finding:
 
 
 @contextmanager
-def client_of(endpoint: str | None, device: str) -> Iterator[Client]:
+def client_of(endpoint: str | None, device: str, keys: Path | None) -> Iterator[Client]:
     """Connected to `endpoint`, or to a server of our own that ends with the block."""
     if endpoint:
-        with connect(endpoint, timeout=60.0) as client:
+        with connect(endpoint, timeout=60.0, keys=keys) as client:
             yield client
     else:
         with serve(OWN_MODEL, device=device, **OWN) as own, connect(own.endpoint, timeout=60.0) as client:
@@ -95,6 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--server", help="tcp://127.0.0.1:PORT of a running server (default: a small one of its own, ten seconds)"
     )
+    parser.add_argument("--keys", type=Path, metavar="DIR", help="the folder with this client's keys, for --server")
     parser.add_argument(
         "--device", type=_device, help="cpu or cuda:N that the server is to use (default: the first card, or the CPU)"
     )
@@ -106,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     findings, device = of_machine(args.device, args.port, args.host_budget)
     try:
-        with client_of(args.server, device) as client:
+        with client_of(args.server, device, args.keys) as client:
             findings += of_server(client, args.device, args.resume_ms)
     except DjinnError as error:
         findings.append(

@@ -15,7 +15,7 @@ from types import ModuleType
 
 from djinn.client.client import connect
 from djinn.doctor.finding import Finding
-from djinn.errors import DjinnError
+from djinn.errors import DjinnError, NotAllowed
 from djinn.sizes import format_bytes
 
 OLDEST_PYTHON = (3, 11)
@@ -115,6 +115,8 @@ def port(number: int) -> Finding:
     try:
         with connect(f"tcp://127.0.0.1:{number}", timeout=2.0) as client:
             return Finding("port", True, f"{number}: a Djinn server listens there, {client.server.model['name']}")
+    except NotAllowed as error:  # a server that wants keys, or something else altogether: it says which
+        return Finding("port", None, f"{number} is taken: {error}")
     except DjinnError:
         advice = f"end what holds it (ss -ltnp 'sport = :{number}'), or djinn serve --port another"
         return Finding(
