@@ -76,7 +76,7 @@ class CudaMoment(Moment):
     def __init__(self, aside: torch.cuda.Stream) -> None:
         self._aside = aside
         self._event = torch.cuda.Event(enable_timing=True)
-        self._event.record()
+        self._event.record(torch.cuda.current_stream(aside.device))
 
     def reached(self) -> bool:
         return self._event.query()
@@ -103,7 +103,7 @@ class CudaSide(Side):
         return torch.tensor(ids, pin_memory=True).to(self._place, non_blocking=True)  # else torch waits for the stream
 
     def bring(self, logits: torch.Tensor) -> torch.Tensor:
-        wide = logits.float()
+        wide = logits.to(torch.float32, copy=True)  # decoding in graphs writes every pass's logits in one place
         return wide.to("cpu", non_blocking=True) if wide.nbytes <= PINNED_BYTES else wide
 
     def fetch(self, brought: torch.Tensor) -> torch.Tensor:
