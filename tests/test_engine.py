@@ -12,7 +12,7 @@ from asking import submit, until
 
 from djinn.engine.engine import Engine
 from djinn.engine.session import Outcome, Paused
-from djinn.errors import ServerFault
+from djinn.errors import Draining, IllegalMove, ServerFault
 from djinn.server.build import build_service
 from djinn.server.server_main import parser
 from djinn.states import State
@@ -123,3 +123,25 @@ def test_a_defect_in_the_policy_is_told_to_who_waits_for_it(engine, monkeypatch,
     monkeypatch.undo()
     assert isinstance(submit(engine, other, ids=tuple(prompt)).get(timeout=30), Outcome)
     engine.close(other.key)
+
+
+def test_a_session_that_a_drain_writes_says_that_the_server_goes(engine, monkeypatch, prompt):
+    """Its owner parked nothing durably, so there is no call of his to wait for."""
+    session = engine.open()
+    submit(engine, session, ids=tuple(prompt), break_at=4).get()
+    name = session.pause.name
+    calls = (
+        lambda: engine.park(session),
+        lambda: engine.activation(session, name, print),
+        lambda: engine.discard(session, name),
+    )
+    monkeypatch.setattr(session.residence, "saving", object())
+    for call in calls:
+        with pytest.raises(IllegalMove, match="parked durably"):
+            call()
+    monkeypatch.setattr(engine, "_draining", True)
+    for call in calls:
+        with pytest.raises(Draining):
+            call()
+    monkeypatch.undo()
+    engine.close(session.key)

@@ -115,7 +115,7 @@ class Engine:
         Looking at a session says that its resume is near: it is brought back where there is room.
         """
         with self.lock:
-            check_stands(session)
+            self._check_stands(session)
             checkpoint = session.kept().get(name)
             if checkpoint is None:
                 raise BadRequest("nothing is kept there any more: the pause is over, or the checkpoint was discarded")
@@ -135,7 +135,7 @@ class Engine:
     def discard(self, session: Session, name: str) -> None:
         """Forget a checkpoint. Its memory is free at once, or when the copy under way has ended."""
         with self.lock:
-            check_stands(session)
+            self._check_stands(session)
             if session.pause and session.pause.name == name:
                 raise BadRequest("the session stands at this pause and needs its state: resume() it, or cancel()")
             if session.checkpoints.pop(name, None) is None:
@@ -144,7 +144,7 @@ class Engine:
 
     def park(self, session: Session) -> None:
         with self.lock:
-            check_stands(session)
+            self._check_stands(session)
             if session.residence.body.parts:
                 self.pager.park(session.residence)
 
@@ -153,7 +153,7 @@ class Engine:
         if self.keeper is None:
             raise BadRequest("durable parking needs a place for its files: start the server with --state-dir FOLDER")
         with self.lock:
-            check_stands(session)
+            self._check_stands(session)
             self.keeper.park(session, then)
 
     def end(self, session: Session, state: State, why: str = "") -> None:
@@ -184,6 +184,11 @@ class Engine:
             raise Draining(
                 "the server is shutting down and takes no new requests: ask again when it has been restarted"
             )
+
+    def _check_stands(self, session: Session) -> None:
+        if self._draining and session.residence.saving:  # by the drain: its owner has no such call to wait for
+            self._check_open()
+        check_stands(session)
 
     def busy(self) -> bool:
         """Whether a request is under way."""
