@@ -79,6 +79,18 @@ def test_an_activation_of_a_session_that_came_back(nursery, state):
             back.session.prefill(PROMPT)
 
 
+def test_an_empty_session_is_parked_durably_again_and_again_and_can_still_begin(nursery, state):
+    with nursery.start("--state-dir", str(state)).connect() as client:
+        expected = expected_of(client, "idle", PROMPT)
+        session = client.open()
+        for _ in range(2):
+            session.park(durable=True)
+            assert session.state == "idle"
+        STANDS["idle"].begin(session, PROMPT)
+        assert same(STANDS["idle"].go_on(session), expected)
+        session.close()
+
+
 def test_sigterm_drains(nursery, state):
     """Running requests end or are stopped between two tokens, what stands goes to the state directory, the exit code is 0."""
     server = nursery.start("--state-dir", str(state), "--drain-timeout=0")

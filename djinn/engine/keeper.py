@@ -35,7 +35,8 @@ class Keeper:
         """
         residence = session.residence
         if residence.saved and residence.saved.current:
-            self.pager.park(residence)
+            if residence.body.parts:  # one that holds nothing has nothing to move, and its first request finds it idle
+                self.pager.park(residence)
             then(None)
             return
         record = record_of(session, self.pager.shape, self.model)
