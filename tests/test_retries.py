@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from line import Line
 from sessions import alone, wait_for
 
 import djinn
+from benchmarks.soak.line import Line
 from djinn.errors import ReplyGone, ServerGone
 from djinn.wire import messages as m
 from djinn.wire.envelope import Sender
@@ -18,7 +18,7 @@ from djinn.wire.frames import pack
 
 @pytest.fixture
 def line(server) -> Iterator[Line]:
-    made = Line(server.endpoint)
+    made = Line(lambda: server.endpoint)
     yield made
     made.close()
 

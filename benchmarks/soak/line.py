@@ -1,17 +1,18 @@
-"""A line between a client and a server that a test can deafen and cut."""
+"""A line between a client and a server that can be deafened and cut; tests use it too."""
 
 from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 
 
 class Line:
     """Forwards what comes to `endpoint`. `deaf`: what the server says is lost. `closed`: nobody is put through."""
 
-    def __init__(self, server: str) -> None:
-        host, _, port = server.removeprefix("tcp://").rpartition(":")
-        self._server = (host, int(port))
+    def __init__(self, server: Callable[[], str]) -> None:
+        """server: the address that the next connection is put through to; where nobody listens there, it is hung up on."""
+        self._server = server
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.endpoint = f"tcp://127.0.0.1:{self._listening.getsockname()[1]}"
         self.deaf = self.closed = False
@@ -25,10 +26,14 @@ class Line:
                 client, _ = self._listening.accept()
             except OSError:  # closed
                 return
-            if self.closed:
+            host, _, port = self._server().removeprefix("tcp://").rpartition(":")
+            try:
+                server = None if self.closed else socket.create_connection((host, int(port)))
+            except OSError:  # it is gone, or not there yet
+                server = None
+            if server is None:
                 client.close()
                 continue
-            server = socket.create_connection(self._server)
             self.connections += 1
             self._open += [client, server]
             for source, sink, back in ((client, server, False), (server, client, True)):
@@ -41,6 +46,11 @@ class Line:
                     sink.sendall(data)
         except OSError:  # cut
             pass
+        for end in (source, sink):  # who hung up is hung up on at the other end too
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:  # it was over
+                continue
 
     def cut(self) -> None:
         """Break every connection; the next is put through whole."""

@@ -1,0 +1,1 @@
+"""Half an hour of everything at once, with faults: what was promised, held against what came back (docs/reliability.md)."""
