@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: artifact test check audit campaign report env vllm bundle clean help
+.PHONY: artifact test check reliability audit campaign report env vllm bundle clean help
 
 PYTHON ?= python3
 CORES = 1
@@ -43,6 +43,9 @@ check: $(project)  ## style, changing nothing
 	$(run) ruff check .
 	$(run) ruff format --check .
 	$(run) snakefmt --check Snakefile workflow/rules
+
+reliability: $(project)  ## the long form of every suite of docs/reliability.md, and the page: hours; ARGS='soak load' for some
+	$(run) evaluation.reliability $(ARGS)
 
 # In an environment of its own: an auditor's packages are not ours. It asks a vulnerability service, so it needs a network.
 audit:  ## hold the locked packages against the known vulnerabilities
@@ -92,4 +95,4 @@ clean:  ## remove the environment and caches; results stay
 
 help:  ## this list
 	@echo "make TARGET [PYTHON=python3.12] [CORES=1] [TRANSFORMERS=5.23.0] [ARGS=...]"
-	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / {printf "  %-11s %s\n", $$1, $$2}' Makefile

@@ -12,6 +12,7 @@ import pytest
 from family_table import Record
 from fault_table import FaultRecord
 from nursery import Nursery
+from reliability_record import ReliabilityRecord
 from sessions import small_server
 
 import djinn
@@ -58,6 +59,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-families", action="store_true", help="write docs/families.md from this run's rows")
     parser.addoption("--write-faults", action="store_true", help="write docs/faults.md from this run's cases")
+    parser.addoption("--write-reliability", type=Path, metavar="DIR", help="write this run's suites there, as JSON")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    folder = config.getoption("--write-reliability")
+    if folder and not hasattr(config, "workerinput"):  # where tests run in several processes, the one that hears of all
+        config.pluginmanager.register(ReliabilityRecord(folder))
 
 
 @pytest.fixture(scope="session")

@@ -112,7 +112,8 @@ def case(engine: Engine, step: Step, fault: Fault, expected: dict[str, Outcome])
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
-def test_a_fault_harms_the_one_concerned_at_most(engine, expected, fault_record: FaultRecord, step):
+def test_a_fault_harms_the_one_concerned_at_most(engine, expected, fault_record: FaultRecord, step, record_property):
+    record_property("tried", len(FAULTS))
     for fault in FAULTS:
         try:
             fault_record.cases[step.name, fault.name] = case(engine, step, fault, expected)

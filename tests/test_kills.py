@@ -86,7 +86,9 @@ class Lives:
             assert set(left) <= {"disk", "idle"}, left
 
 
-def survives(nursery: Nursery, state: Path, kills: int, seed: int) -> None:
+def survives(nursery: Nursery, state: Path, record_property, kills: int, seed: int) -> None:
+    record_property("tried", kills)
+    record_property("unit", "kills")
     lives = Lives(nursery, state, seed)
     try:
         lives.play(kills)
@@ -96,8 +98,8 @@ def survives(nursery: Nursery, state: Path, kills: int, seed: int) -> None:
     assert lives.compared == lives.acknowledged and lives.cut_off > kills / 2 and lives.acknowledged > kills / 2
 
 
-def test_no_acknowledged_session_is_lost_in_twenty_kills(nursery, state):
-    survives(nursery, state, kills=20, seed=1)
+def test_no_acknowledged_session_is_lost_in_twenty_kills(nursery, state, record_property):
+    survives(nursery, state, record_property, kills=20, seed=1)
 
 
 @pytest.mark.slow
@@ -105,5 +107,5 @@ def test_no_acknowledged_session_is_lost_in_twenty_kills(nursery, state):
     "DJINN_KILLS" not in os.environ, reason="500 kills: DJINN_KILLS=1 make test ARGS=tests/test_kills.py"
 )
 @pytest.mark.parametrize("seed", range(2, 12))
-def test_no_acknowledged_session_is_lost_in_many_kills(nursery, state, seed):
-    survives(nursery, state, kills=50, seed=seed)
+def test_no_acknowledged_session_is_lost_in_many_kills(nursery, state, record_property, seed):
+    survives(nursery, state, record_property, kills=50, seed=seed)

@@ -23,9 +23,12 @@ TRACES = 10_000
 
 
 @pytest.mark.parametrize("part", range(4))
-def test_ten_thousand_random_lives(part):
+def test_ten_thousand_random_lives(part, record_property):
     counts: Counter[str] = Counter()
-    for seed in range(part * TRACES // 4, (part + 1) * TRACES // 4):
+    seeds = range(part * TRACES // 4, (part + 1) * TRACES // 4)
+    record_property("tried", len(seeds))
+    record_property("unit", "lives")
+    for seed in seeds:
         trace = random_trace(seed)
         try:
             counts += World().play(trace)

@@ -13,13 +13,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from evaluation import artifact, readme, reviewers
+from evaluation import artifact, readme, reliability, reviewers
 
 SCALE = "laptop"  # whose reference the documents speak of
 Block = Callable[[Path], str]  # the reference's folder in, Markdown out
 DOCUMENTS: dict[str, dict[str, Block]] = {
     "README.md": {"results": readme.block},
     "docs/artifact.md": {"machine": artifact.machine, "claims": artifact.claims},
+    "docs/reliability.md": {"suites": reliability.block},
     "docs/reviewers.md": {who.replace(" ", "-"): partial(reviewers.block, reviewer=who) for who in reviewers.REVIEWERS},
 }
 

@@ -45,7 +45,7 @@ SUITES = (
     ),
     Suite("load", "two hundred clients at once", f"python -m benchmarks.soak.load --out {FOLDER}/load.json"),
     Suite("fuzz", "bad input, silent and slow clients", f"python -m fuzz --out {FOLDER}/fuzz.json"),
-    _tests("kills", "servers that are killed and drained", "tests/test_restart.py", "DJINN_KILLS=1 "),
+    _tests("kills", "servers that are killed while they write", "tests/test_kills.py", "DJINN_KILLS=1 "),
     _tests("faults", "each fault in each step of a session's life", "tests/test_faults.py"),
     _tests("traces", "random lives against the accounts of memory", "tests/test_ledger.py"),
     _tests("retries", "lines that break", "tests/test_retries.py"),
