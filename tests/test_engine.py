@@ -145,3 +145,32 @@ def test_a_session_that_a_drain_writes_says_that_the_server_goes(engine, monkeyp
             call()
     monkeypatch.undo()
     engine.close(session.key)
+
+
+def test_a_session_whose_copy_breaks_behind_its_answer_says_why_it_cannot_go_on(engine, monkeypatch, prompt):
+    """Resumed and paused again while its lower layers are on their way, which then never come."""
+    session = engine.open()
+    submit(engine, session, ids=tuple(prompt), break_at=4).get()
+    engine.park(session)
+    until(lambda: session.machine.state is State.HOST)
+    gate, calls, copy, carry_out = threading.Event(), [], HostStream.copy, HostStream.carry_out
+
+    def held_up(stream: HostStream, name: str, copies) -> None:
+        calls.append(name)
+        if len(calls) == 2:  # behind the hidden state
+            stream._work.put(lambda: gate.wait(60))
+        copy(stream, name, copies)
+
+    def broken(stream: HostStream, copies) -> None:
+        if stream.track == "copy in" and gate.is_set():
+            raise RuntimeError("the copy engine is on fire")
+        carry_out(stream, copies)
+
+    monkeypatch.setattr(HostStream, "copy", held_up)
+    monkeypatch.setattr(HostStream, "carry_out", broken)
+    assert isinstance(submit(engine, session, resume_from=session.pause, break_at=8).get(), Paused)
+    gate.set()
+    until(lambda: session.machine.state is State.FAILED)
+    with pytest.raises(IllegalMove, match=r"failed .*the copy engine is on fire"):
+        engine.park(session)
+    engine.close(session.key)

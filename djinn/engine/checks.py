@@ -24,7 +24,8 @@ def check_stands(session: Session) -> None:
     """Raise IllegalMove unless the session stands still and nothing is under way for it."""
     state = session.machine.state
     if state in END:
-        raise IllegalMove(f"the session is {state} and cannot go on: close() it, open() begins another")
+        why = f" ({session.residence.lost})" if session.residence.lost else ""
+        raise IllegalMove(f"the session is {state}{why} and cannot go on: close() it, open() begins another")
     fetched = state is State.RESTORING and not session.residence.granted  # on its way back unasked
     if session.residence.saving:
         raise IllegalMove("the session is being parked durably: wait until that call has ended, or cancel() it")

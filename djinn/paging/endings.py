@@ -197,9 +197,8 @@ class Endings:
             for gate in residence.gates.values():
                 gate.fail(error)
             residence.resident.set()
-            if residence.granted:
-                residence.lost = error
-            elif residence.machine.state not in END:
+            residence.lost = error
+            if not residence.granted and residence.machine.state not in END:
                 residence.machine.move(State.FAILED)
                 self.book.release(residence)
             self.lock.notify_all()

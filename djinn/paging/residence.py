@@ -114,7 +114,7 @@ class Residence:
     read: bool = False  # somebody waits to read its bytes in the host pool
     granted: bool = False  # a request has all that it needs and has not ended
     released: bool = False
-    lost: DjinnError | None = None  # it ran on while a copy of what it holds failed: it ends when its run does
+    lost: DjinnError | None = None  # a copy of what it holds failed: it is over, or will be when its run is
     gates: dict[Key, Gate] = field(default_factory=dict)  # of the parts that are on their way back
     resident: threading.Event = field(default_factory=threading.Event)  # all of it is on the device
     stamps: dict[str, int] = field(default_factory=dict)  # ready, resident: of the last grant, ns
