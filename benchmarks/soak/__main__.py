@@ -71,10 +71,10 @@ class Soak:
     def life(self) -> tuple[int, float]:
         """How long the next server may live: until so many calls were made, and not less than so many seconds.
 
-        Mostly short, by calls, so that faults are as frequent on a slow machine; every fourth is looked at for its memory.
+        Mostly short, by calls, so that faults are as frequent on a slow machine; some are looked at for their memory.
         """
-        grows = len(self.site.servers) % 4 == 2
-        return self.calls + self.draw.randrange(15, 60 if self.args.minutes < 5 else 300), self.seconds / 6 * grows
+        grows = len(self.site.servers) % 8 == 3
+        return self.calls + self.draw.randrange(15, 60 if self.args.minutes < 5 else 400), self.seconds / 4 * grows
 
     def run(self) -> None:
         self.site.start()

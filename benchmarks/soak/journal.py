@@ -28,6 +28,7 @@ class Life:
     place: Place = BEGIN
     doing: str = ""  # asked, and not answered yet
     since_ns: int = 0
+    ran_ns: int = 0  # when the last step that it made was asked for: a copy may have broken behind its back
     durable: set[Place | None] = field(default_factory=lambda: {None})  # what a file may hold; None: there may be none
 
 
@@ -59,6 +60,8 @@ class Journal:
         elif life and what == "doing":
             life.doing, life.since_ns = line["call"], line["ns"]
         elif life and what == "stands":
+            if life.doing == "step":
+                life.ran_ns = life.since_ns
             life.place, life.server, life.doing = tuple(line["place"]), line["server"], ""
         elif life and what == "durable":
             life.durable, life.doing = {tuple(place) if place else None for place in line["places"]}, ""

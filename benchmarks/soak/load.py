@@ -14,6 +14,8 @@ import statistics
 import sys
 import threading
 import time
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -25,17 +27,44 @@ from benchmarks.soak.site import FORKED, MODEL_BYTES, SESSION_BYTES, unbalanced
 from djinn.lifeline import die_with_parent
 from evaluation.reliability import write_suite
 
-WAIT_S = 300.0  # for the last client to be there
 THREADS = 50  # clients in one process: ZeroMQ's sockets are counted
 TEST = "benchmarks/soak/load.py"
-Served = dict[str, Any]  # of one client: seconds of its sessions, steps that were equal, and what went wrong
 
 
-def serve_one(endpoint: str, seed: str, sessions: int, catalogue: dict[str, programs.Program], ready: Any) -> Served:
+@dataclass
+class Served:
+    """By one client: seconds of each session, steps that were equal, and what went wrong."""
+
+    seconds: list[float] = field(default_factory=list)
+    same: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+
+class Start:
+    """Of one process: its clients say that they are there, and go when all of all processes are."""
+
+    def __init__(self, parent: Connection, clients: int) -> None:
+        self._parent, self._left, self._lock, self._go = parent, clients, threading.Lock(), threading.Event()
+
+    def here(self) -> None:
+        with self._lock:
+            self._left -= 1
+            last = not self._left
+        if last:
+            self._parent.send("here")
+            self._parent.recv()
+            self._go.set()
+        self._go.wait()
+
+
+def serve_one(endpoint: str, seed: str, sessions: int, catalogue: dict[str, programs.Program], start: Start) -> Served:
     """One client: its sessions one after the other, parked once on the way and closed in the end."""
-    draw, seconds, same, wrong = random.Random(seed), [], 0, []
-    with djinn.connect(endpoint) as client:
-        ready.wait(WAIT_S)
+    draw, found = random.Random(seed), Served()
+    try:
+        client = djinn.connect(endpoint)
+    finally:
+        start.here()
+    with client:
         for _ in range(sessions):
             name = draw.choice(programs.NAMES)
             program, began = catalogue[name], time.monotonic()
@@ -43,32 +72,32 @@ def serve_one(endpoint: str, seed: str, sessions: int, catalogue: dict[str, prog
             parked = draw.randrange(program.end)
             for at, step in enumerate(program.steps):
                 if programs.same(programs.begin(session, name, step).result(), program.given[at]):
-                    same += 1
+                    found.same += 1
                 else:
-                    wrong.append(f"{name}, step {at}")
+                    found.wrong.append(f"{name}, step {at}")
                 if at == parked:
                     session.park()
             session.close()
-            seconds.append(time.monotonic() - began)
-    return {"seconds": seconds, "same": same, "wrong": wrong}
+            found.seconds.append(time.monotonic() - began)
+    return found
 
 
-def serve_many(endpoint: str, seeds: list[str], sessions: int, catalogue: Any, ready: Any, results: Any) -> None:
+def serve_many(endpoint: str, seeds: list[str], sessions: int, catalogue: Any, parent: Connection) -> None:
     """One process: a thread for each client. What a client broke off with is its result."""
     die_with_parent()
-    found: SimpleQueue[Served] = SimpleQueue()
+    results: SimpleQueue[Served] = SimpleQueue()
+    start = Start(parent, len(seeds))
 
     def one(seed: str) -> None:
         try:
-            found.put(serve_one(endpoint, seed, sessions, catalogue, ready))
+            results.put(serve_one(endpoint, seed, sessions, catalogue, start))
         except Exception as error:  # noqa: BLE001  reported as that client's failure
-            found.put({"seconds": [], "same": 0, "wrong": [f"client {seed}: {type(error).__name__}: {error}"]})
+            results.put(Served(wrong=[f"client {seed}: {type(error).__name__}: {error}"]))
 
-    threads = [threading.Thread(target=one, args=(seed,)) for seed in seeds]
-    for thread in threads:
-        thread.start()
-    for _ in threads:
-        results.send(found.get())
+    for seed in seeds:
+        threading.Thread(target=one, args=(seed,)).start()
+    found = [results.get() for _ in seeds]
+    parent.send(found)
 
 
 def run(args: argparse.Namespace) -> tuple[list[Served], list[str]]:
@@ -88,32 +117,29 @@ def run(args: argparse.Namespace) -> tuple[list[Served], list[str]]:
     ):
         catalogue = programs.learned(first)
         seeds = [f"{args.seed} {number}" for number in range(args.clients)]
-        ready, processes, pipes = FORKED.Barrier(args.clients), [], []
+        pipes = []
         for at in range(0, args.clients, THREADS):
-            ours, theirs = FORKED.Pipe(duplex=False)
-            part = (server.endpoint, seeds[at : at + THREADS], args.sessions, catalogue, ready, theirs)
-            processes.append(FORKED.Process(target=serve_many, args=part, daemon=True))
-            processes[-1].start()
+            ours, theirs = FORKED.Pipe()
+            part = (server.endpoint, seeds[at : at + THREADS], args.sessions, catalogue, theirs)
+            FORKED.Process(target=serve_many, args=part, daemon=True).start()
             theirs.close()
-            pipes += [ours] * len(part[1])
-        found = []
-        for number, pipe in enumerate(pipes, 1):
-            found.append(pipe.recv())
-            print(f"\r{number} of {args.clients} clients are done", end="", file=sys.stderr, flush=True)
-        print(file=sys.stderr)
-        for process in processes:
-            process.join()
+            pipes.append(ours)
+        for word in ("here", "go"):
+            for pipe in pipes:
+                pipe.recv() if word == "here" else pipe.send(word)
+        print(f"{args.clients} clients are there", file=sys.stderr, flush=True)
+        found = [one for pipe in pipes for one in pipe.recv()]
         return found, unbalanced(first.stats())
 
 
 def promises(found: list[Served], held: list[str]) -> list[dict[str, Any]]:
-    steps, wrong = sum(one["same"] for one in found), [what for one in found for what in one["wrong"]]
+    steps, wrong = sum(one.same for one in found), [what for one in found for what in one.wrong]
     rows = [
         (
             "All clients that come at once are served to the end",
             "clients",
             len(found),
-            sum(not one["seconds"] for one in found),
+            sum(not one.seconds for one in found),
         ),
         ("Each of their sessions gives to the bit what it gives alone", "steps", steps + len(wrong), len(wrong)),
         ("When all are closed, every byte of every tier is free", "runs", 1, int(bool(held))),
@@ -126,15 +152,15 @@ def promises(found: list[Served], held: list[str]) -> list[dict[str, Any]]:
 
 def facts(found: list[Served], held: list[str]) -> dict[str, Any]:
     """Whether somebody starved is seen in the slowest client, beside the others."""
-    whole = sorted(sum(one["seconds"]) for one in found if one["seconds"])
-    one = sorted(seconds for each in found for seconds in each["seconds"])
+    whole = sorted(sum(one.seconds) for one in found if one.seconds)
+    one = sorted(seconds for each in found for seconds in each.seconds)
     return {
         "clients": len(found),
         "sessions": len(one),
         "seconds_of_a_client": _spread(whole),
         "seconds_of_a_session": _spread(one),
         "slowest_client_over_median": round(whole[-1] / statistics.median(whole), 3) if whole else None,
-        "wrong": [*(what for each in found for what in each["wrong"]), *held],
+        "wrong": [*(what for each in found for what in each.wrong), *held],
     }
 
 

@@ -156,7 +156,9 @@ class Owner:
         self.client.connection.ask(m.Close(session=life.id))
         damaged = self.damaged(life)
         struck = [line.split(" ", 1) for line in (self.folder / "struck").read_text().splitlines()]
-        copies = [name for at, name in struck if int(at) >= life.since_ns and name.startswith("copy in")]
+        copies = [
+            name for at, name in struck if int(at) >= (life.ran_ns or life.since_ns) and name.startswith("copy in")
+        ]
         if damaged or copies:
             self.over(life, "damaged, and refused by name" if damaged else "broken by a copy, as docs/faults.md says")
         else:
@@ -184,5 +186,8 @@ class Owner:
             else:
                 self.lose(life, f"a defect: {error}")
         except (NoSuchSession, IllegalMove) as error:
+            if "the session is failed" in str(error):
+                self.broke(life)
+                return False
             self.lose(life, f"{life.doing} from {life.place} was refused: {error}")
         return False

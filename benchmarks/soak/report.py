@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from benchmarks.soak.__main__ import Soak
+    from benchmarks.soak.site import Server
 
 TEST = "benchmarks/soak"
 OWN = ("server killed", "server drained", "client killed", "state file damaged")  # the faults that the run itself makes
@@ -18,7 +19,7 @@ DEFECTS = ("request failed", "paging failed", "policy failed", "completion faile
 
 def promises(soak: Soak) -> list[dict[str, Any]]:
     n, servers = soak.counts(), soak.site.servers
-    grown = growths(soak)
+    growth = growths(soak)
     codes = soak.site.codes
     defects = [line for server in servers for line in server.log().splitlines() if any(d in line for d in DEFECTS)]
     gone = n["lost"] + n["durable lost"]
@@ -65,8 +66,8 @@ def promises(soak: Soak) -> list[dict[str, Any]]:
         (
             f"The memory of a server older than {GROWN_S:g} s is flat: last third / middle third ≤ {FLAT}",
             "servers",
-            len(grown),
-            sum(one > FLAT for one in grown),
+            len(growth),
+            sum(one > FLAT for one in growth),
         ),
         (
             "When all sessions are over, every byte of every tier is free and no file is left",
@@ -98,6 +99,7 @@ def facts(soak: Soak) -> dict[str, Any]:
         "came_back_unpromised": n["came back unpromised"],
         "servers": len(soak.site.servers),
         "rss_mb_last": [round(server.rss[-1][1] / 1e6) for server in soak.site.servers if server.rss],
+        "rss_mb_of_grown_by_sixths": [sixths(server.rss) for server in soak.site.servers if grown(server)],
         "rss_growth_of_grown": [round(one, 4) for one in growths(soak)],
         "wrong": [*soak.tally.told, *soak.broke_off, *soak.held, *soak.left],
     }
@@ -113,15 +115,24 @@ def calls(counts: dict[str, int]) -> int:
     return sum(count for name, count in counts.items() if name.startswith("call: "))
 
 
+def grown(server: Server) -> bool:
+    return bool(server.rss) and server.rss[-1][0] >= GROWN_S
+
+
 def growths(soak: Soak) -> list[float]:
     """Of each server that grew old: the median of its resident bytes in its last third over that in its middle third."""
     found = []
-    for server in soak.site.servers:
+    for server in filter(grown, soak.site.servers):
         rss = [nbytes for _, nbytes in server.rss]
-        if server.rss and server.rss[-1][0] >= GROWN_S:
-            third = len(rss) // 3
-            found.append(statistics.median(rss[-third:]) / statistics.median(rss[third:-third]))
+        third = len(rss) // 3
+        found.append(statistics.median(rss[-third:]) / statistics.median(rss[third:-third]))
     return found
+
+
+def sixths(rss: Sequence[tuple[float, int]]) -> list[int]:
+    """Median megabytes in each sixth of a life: what it comes to when its bounded memories are full."""
+    part = len(rss) // 6
+    return [round(statistics.median(nbytes for _, nbytes in rss[at * part : (at + 1) * part]) / 1e6) for at in range(6)]
 
 
 def table(found: Sequence[dict[str, Any]], told: dict[str, Any]) -> str:
