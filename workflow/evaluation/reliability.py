@@ -44,7 +44,11 @@ SUITES = (
         "soak", "half an hour of everything at once, with faults", f"python -m benchmarks.soak --out {FOLDER}/soak.json"
     ),
     Suite("load", "two hundred clients at once", f"python -m benchmarks.soak.load --out {FOLDER}/load.json"),
-    Suite("fuzz", "bad input, silent and slow clients", f"python -m fuzz --out {FOLDER}/fuzz.json"),
+    Suite(
+        "fuzz",
+        "bad input, silent and slow clients",
+        f"PYTHONPATH=tests python -m fuzz --exchanges 100000 --seed 1 --out {FOLDER}/fuzz.json",
+    ),
     _tests("kills", "servers that are killed while they write", "tests/test_kills.py", "DJINN_KILLS=1 "),
     _tests("faults", "each fault in each step of a session's life", "tests/test_faults.py"),
     _tests("traces", "random lives against the accounts of memory", "tests/test_ledger.py"),
