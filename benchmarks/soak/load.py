@@ -174,7 +174,7 @@ def main() -> int:
         prog="python -m benchmarks.soak.load", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--clients", type=int, default=200)
-    parser.add_argument("--sessions", type=int, default=3, help="of each client (default: %(default)s)")
+    parser.add_argument("--sessions", type=int, default=2, help="of each client (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write the result here, as JSON")
     args = parser.parse_args()

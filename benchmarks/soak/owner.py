@@ -175,8 +175,8 @@ class Owner:
             return True
         except (OutOfMemory, StorageError) as error:
             self.journal.say("not done", f"told {type(error).__name__}", id=life.id)
-        except ReplyGone:
-            self.journal.count("told ReplyGone")
+        except ReplyGone as error:  # of so few replies none is too many to be kept
+            self.journal.say("wrong", "told ReplyGone", why=str(error))
             self.find(life)
         except StateRefused as error:
             self.refused(life, error)
