@@ -5,7 +5,6 @@ A promise is a test's name. A test that tries many cases says how many: `record_
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -18,7 +17,8 @@ class ReliabilityRecord:
     """A plugin of pytest, registered where the option is given."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.began = folder, time.monotonic()
+        self.folder = folder
+        self.seconds: Counter[str] = Counter()  # by file
         self.tried: dict[str, Counter[str]] = {}  # file -> test -> cases
         self.failed: Counter[tuple[str, str]] = Counter()
         self.units: dict[tuple[str, str], str] = {}
@@ -27,6 +27,7 @@ class ReliabilityRecord:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         file, _, name = report.nodeid.partition("::")
         test = name.partition("[")[0]
+        self.seconds[file] += report.duration
         if report.skipped:
             self.skipped.setdefault(file, []).append(name)
             return
@@ -54,4 +55,4 @@ class ReliabilityRecord:
             for test, tried in self.tried[file].items()
         ]
         facts = {"not run": self.skipped.get(file, [])}
-        write_suite(self.folder / f"{suite}.json", suite, command, promises, facts, time.monotonic() - self.began)
+        write_suite(self.folder / f"{suite}.json", suite, command, promises, facts, self.seconds[file])
