@@ -53,7 +53,7 @@ PROGRAM = Program(
 
 
 def life(place=(1, 0), doing="", durable=(None,)) -> Life:
-    return Life("s", "p", 0, place, doing, 0, set(durable))
+    return Life("s", "p", 0, place, doing, durable=set(durable))
 
 
 @pytest.mark.parametrize(

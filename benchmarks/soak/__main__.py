@@ -143,7 +143,7 @@ class Soak:
             if process.exitcode != 0:
                 self.broke_off.append(f"client {owner} ended with {process.exitcode}")
         with djinn.connect(self.site.server.endpoint) as last:
-            self.held = unbalanced(last.stats())
+            self.held = unbalanced(last)
         self.site.drain()
         left = {path.name for path in self.site.state.iterdir()} - {"lock"}
         self.left = sorted(name for name in left if ".corrupt" not in name)

@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> tuple[list[Served], list[str]]:
                 pipe.recv() if word == "here" else pipe.send(word)
         print(f"{args.clients} clients are there", file=sys.stderr, flush=True)
         found = [one for pipe in pipes for one in pipe.recv()]
-        return found, unbalanced(first.stats())
+        return found, unbalanced(first)
 
 
 def promises(found: list[Served], held: list[str]) -> list[dict[str, Any]]:

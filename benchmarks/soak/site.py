@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 
+import djinn
 from benchmarks.soak.faults import TAKEN_S, serve
 from djinn.launch import READY
 
@@ -45,8 +46,15 @@ def told(folder: Path) -> list[Told]:
     return [Told(**one) for one in json.loads(path.read_text())] if path.exists() else []
 
 
-def unbalanced(stats: Mapping[str, Any]) -> list[str]:
-    """What is held although every session is over."""
+def unbalanced(client: djinn.Client) -> list[str]:
+    """What a server holds although every session is over, and its last copies have had time to end."""
+    until = time.monotonic() + START_S
+    while (held := _held(client.stats())) and time.monotonic() < until:
+        time.sleep(0.05)
+    return held
+
+
+def _held(stats: Mapping[str, Any]) -> list[str]:
     now, unit = stats["bytes"], 256  # bytes: what the pools are divided into
     held = [f"{count} sessions {state}" for state, count in stats["sessions"].items()]
     for pool, size in (("arena", "arena_bytes"), ("host", "host_budget_bytes"), ("disk", "disk_budget_bytes")):

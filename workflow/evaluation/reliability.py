@@ -140,7 +140,8 @@ def _value(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_value(one)}" for name, one in value.items()) or "none"
     if isinstance(value, list):
-        return ", ".join(map(_value, value)) or "none"
+        nested = any(isinstance(one, list) for one in value)
+        return ("; " if nested else ", ").join(map(_value, value)) or "none"
     return f"{value:,}" if isinstance(value, int | float) else str(value)
 
 
