@@ -118,7 +118,7 @@ def test_a_line_that_stays_broken_is_a_server_that_is_gone_and_nothing_is_asked_
     with pytest.raises(ServerGone, match="ended or died"):
         distant.stats()
     mine = near.attach(session.id)
-    assert mine.state == "idle" and len(mine.token_ids) == 0 and line.connections == 1
+    assert mine.state == "idle" and len(mine.token_ids) == 0
     mine.close()
 
 
