@@ -209,6 +209,7 @@ def test_damaged_files_are_kept_under_names_of_their_own(folder):
         folder.set_aside(KEY)
     kept = sorted(path.name.partition(".safetensors")[2] for path in folder.path.glob(f"{KEY}*"))
     assert kept == [".corrupt", ".corrupt-1", ".corrupt-2"]
+    assert list(folder.aside()) == [(KEY, f"{KEY}.safetensors{suffix}") for suffix in kept]
 
 
 def test_what_a_dead_server_left_half_done_is_removed_and_nothing_else(tmp_path):

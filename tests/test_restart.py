@@ -198,6 +198,13 @@ def test_sessions_of_another_model_or_damaged_are_refused_by_name_and_kept(nurse
         balance(client)
     damaged = {sessions[what].id for what in ("header", "short", "bits", "logits", "empty")}
     assert {path.name.partition(".")[0] for path in state.glob("*.corrupt")} == damaged
+    server.end()
+    server = nursery.start("--state-dir", str(state))
+    with server.connect() as client:
+        assert client.stats()["sessions"] == {}
+        for what in ("header", "short", "logits", "empty"):
+            with pytest.raises(StateRefused, match=r"damaged before, and is kept as .*corrupt"):
+                again(client, sessions[what]).resume()
 
 
 def flip(path: Path, at: int) -> None:

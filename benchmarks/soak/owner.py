@@ -145,21 +145,26 @@ class Owner:
 
     def refused(self, life: Life, reason: StateRefused) -> None:
         """Its file is damaged: which it must be."""
-        self.client.connection.ask(m.Close(session=life.id))
         if any(life.id in one.damaged for one in told(self.folder)):
+            self.close_broken(life)
             self.over(life, "damaged, and refused by name")
         else:
             self.lose(life, f"refused, and its file was not damaged: {reason}", promised=True)
 
+    def close_broken(self, life: Life) -> None:
+        """Its answer may not come: whoever looks for the session then knows that it may be gone."""
+        self.journal.say("doing", id=life.id, call="close")
+        self.client.connection.ask(m.Close(session=life.id))
+
     def broke(self, life: Life) -> None:
         """A pass broke off: only a copy onto the device that failed may do that, or a damaged file."""
-        self.client.connection.ask(m.Close(session=life.id))
         damaged = self.damaged(life)
         struck = [line.split(" ", 1) for line in (self.folder / "struck").read_text().splitlines()]
         copies = [
             name for at, name in struck if int(at) >= (life.ran_ns or life.since_ns) and name.startswith("copy in")
         ]
         if damaged or copies:
+            self.close_broken(life)
             self.over(life, "damaged, and refused by name" if damaged else "broken by a copy, as docs/faults.md says")
         else:
             self.lose(life, "its pass broke off, and no fault was there")

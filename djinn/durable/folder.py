@@ -69,6 +69,11 @@ class StateFolder:
             except (StateRefused, OSError) as reason:
                 yield path.stem, reason
 
+    def aside(self) -> Iterator[tuple[str, str]]:
+        """Of every damaged file that is kept: the session's id, and the file's name."""
+        for path in sorted(self.path.glob(f"*{SUFFIX}{CORRUPT}*")):
+            yield path.name.partition(SUFFIX)[0], path.name
+
     def write(self, record: Record, parts: Iterable[Iterable[files.Buffer]], wanted: Callable[[], bool]) -> None:
         """The session's file, in place of the one before, is there for good when this returns. Raises OSError: as before.
 

@@ -54,7 +54,12 @@ class Keeper:
         self.store.forget(session.key)
 
     def recover(self) -> Iterator[Session]:
-        """The sessions that this server can go on with. Why it cannot with others stands in the log; every file is kept."""
+        """The sessions that this server can go on with. Why it cannot with others stands in the log; every file is kept.
+
+        Who asks for one that an earlier server refused is told so by every later one, as long as its file is there.
+        """
+        for key, name in self.store.folder.aside():
+            self.refused[key] = f"its file was found damaged before, and is kept as {name}"
         for key, found in self.store.folder.found():
             try:
                 if isinstance(found, Exception):
