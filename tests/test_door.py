@@ -1,13 +1,13 @@
-"""Clients that connect and say nothing, and clients that say too much."""
+"""Clients that connect and say nothing, that are slow, and that say too much."""
 
 from __future__ import annotations
 
-import socket
-import time
+from collections.abc import Iterator
 
 import numpy as np
 import psutil
 import pytest
+from fuzz.slow import Served, crowd, slow_reader, slow_writers
 
 import djinn
 from djinn.errors import BadRequest
@@ -17,21 +17,22 @@ from djinn.wire.envelope import Sender
 from djinn.wire.frames import pack
 
 
-def test_a_crowd_that_says_nothing_is_hung_up_on_and_harms_nobody(server, client, prompt):
-    process = psutil.Process(server.pid)
-    before = process.num_fds()
-    host, _, port = server.endpoint.removeprefix("tcp://").rpartition(":")
-    crowd = [socket.create_connection((host, int(port))) for _ in range(300)]
-    session = client.open()
-    assert session.prefill(prompt, break_at=3).layer == 3, "served while the crowd stands there"
-    session.close()
-    for _ in range(600):
-        if process.num_fds() <= before + 10:
-            break
-        time.sleep(0.1)
-    assert process.num_fds() <= before + 10
-    for one in crowd:
-        one.close()
+@pytest.fixture
+def served(server) -> Iterator[Served]:
+    with djinn.connect(server.endpoint, timeout=120) as honest:
+        yield Served(honest)
+
+
+def test_a_thousand_that_say_nothing_are_hung_up_on_and_harm_nobody(server, served):
+    assert crowd(server.endpoint, server.pid, served, silent=1000, greeted=200)["served_meanwhile"] >= 1
+
+
+def test_who_reads_slowly_holds_nobody_up_and_takes_bounded_memory_that_is_used_again(server, served):
+    slow_reader(server.endpoint, server.pid, served, asks=3500)
+
+
+def test_who_writes_in_crumbs_is_answered_and_holds_nobody_up(server, served):
+    slow_writers(server.endpoint, server.pid, served, count=30)
 
 
 def test_a_request_that_is_too_large_is_refused_before_it_is_sent(server, client):
