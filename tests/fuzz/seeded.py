@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest import mock
 
@@ -20,16 +19,19 @@ from fuzz.house import inside
 from fuzz.run import Fuzzer, Report
 
 SHORT = 2000  # exchanges
-WAIT_S, SETTLE_S = 10.0, 3.0
 
 
 @dataclass(frozen=True)
 class Bug:
-    """about: in words. by: the checks of which one finds it. put_in(): a context in which the code has it."""
+    """about: in words. by: the checks of which one finds it. put_in(): a context in which the code has it.
+
+    impatient: what the fuzzer waits for in vain, and for how long here.
+    """
 
     about: str
     by: set[str]
     put_in: Callable[[], Any]
+    impatient: dict[str, float] = field(default_factory=dict)
 
 
 def _changed(where: Any, name: str, made: Callable[[Callable], Callable]) -> Callable[[], Any]:
@@ -111,7 +113,7 @@ def _remembered_for_ever(failure: Callable) -> Callable:
     return failed
 
 
-def _forgets_waits(release: Callable) -> Callable:
+def _forgets_the_cancelled(release: Callable) -> Callable:
     def released(self: Pager, residence: Any) -> None:
         if residence.machine.state != "cancelled":  # which gives nothing back
             release(self, residence)
@@ -126,8 +128,18 @@ BUGS = (
         {"memory peak"},
         _changed(frames, "_array", _memory_first),
     ),
-    Bug("what was reserved for a refused request is kept", {"reserved"}, _changed(compute, "give_back", _nothing)),
-    Bug("a cancelled session's memory is not given back", {"accounts"}, _changed(Pager, "release", _forgets_waits)),
+    Bug(
+        "what was reserved for a refused request is kept",
+        {"reserved"},
+        _changed(compute, "give_back", _nothing),
+        {"settle_s": 2.0},
+    ),
+    Bug(
+        "a cancelled session's memory is not given back",
+        {"accounts"},
+        _changed(Pager, "release", _forgets_the_cancelled),
+        {"settle_s": 2.0},
+    ),
     Bug(
         "a repeated number is carried out again",
         {"done once", "lawful answer"},
@@ -145,13 +157,14 @@ BUGS = (
         "a limit refuses without a word",
         {"answered at all"},
         _changed(dispatch.Dispatcher, "_refuse", _refusals_unsaid),
+        {"wait_s": 5.0},
     ),
     Bug("a refusal is said twice", {"answered once"}, _changed(replies.Replies, "finish", _said_twice)),
     Bug("every refusal is remembered", {"memory is flat"}, _changed(dispatch, "failure", _remembered_for_ever)),
 )
 
 
-def hunt(bug: Bug | None, seed: int) -> Report:
-    """A short run over a server that has the bug. Patience is short: only three of the bugs use it up."""
-    with inside() as house, bug.put_in() if bug else nullcontext():
-        return Fuzzer(house, seed, wait_s=WAIT_S, settle_s=SETTLE_S).run(SHORT)
+def hunt(bug: Bug, seed: int) -> Report:
+    """A short run over a server that has the bug."""
+    with inside() as house, bug.put_in():
+        return Fuzzer(house, seed, **bug.impatient).run(SHORT)
