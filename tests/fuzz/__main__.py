@@ -15,13 +15,13 @@ import djinn
 from evaluation.records import ROOT, commit_of, device_facts, versions, write_json
 from fuzz import judge, lines, seeded
 from fuzz.house import inside
-from fuzz.outside import outside, server
+from fuzz.outside import outside
 from fuzz.run import BLOCK, WRONG_MEANING, Fuzzer, Report
 from fuzz.slow import Served, crowd, slow_reader, slow_writers
 
 COMMAND = "PYTHONPATH=tests python -m fuzz"
 SAID_EVERY_S = 10.0
-OVER_A_SOCKET = 50  # of so many exchanges, one comes over a socket
+OVER_A_SOCKET = 10  # of so many exchanges, one comes over a socket: enough that a young process has grown to its size
 LINES_EVERY = 50  # and so many as one line of bytes that are no messages
 SILENT, GREETED, ASKS, WRITERS = 1000, 200, 3500, 50
 
@@ -60,10 +60,10 @@ def everything(exchanges: int, seed: int) -> dict[str, Any]:
     began, commit = time.monotonic(), commit_of(ROOT)
     with inside() as house:
         within = Fuzzer(house, seed).run(exchanges, _teller("without a socket", exchanges))
-    with server() as running, outside(running) as there:
+    with outside() as there:
         fuzzer, over = Fuzzer(there, seed), exchanges // OVER_A_SOCKET
         across = fuzzer.run(over, _teller("over a socket", over))
-        said, wrong_line = _tried(lambda: lines.play(running.endpoint, seed, exchanges // LINES_EVERY, fuzzer.alive))
+        said, wrong_line = _tried(lambda: lines.play(there.endpoint, seed, exchanges // LINES_EVERY, fuzzer.alive))
     bugs = {bug.about: [check for check, _ in seeded.hunt(bug, seed).found] for bug in seeded.BUGS}
     missed = [bug.about for bug in seeded.BUGS if not set(bugs[bug.about]) & bug.by]
     with small_server() as running, djinn.connect(running.endpoint, timeout=300) as client:

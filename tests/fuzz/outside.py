@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import zmq
 
-import djinn
-from fuzz.house import BUDGET, DISK, HOST, LIMITS, TOKENS, model
+from djinn.launch import READY
+from fuzz.house import BUDGET, DISK, HOST, LIMITS, arguments, model
 
 PEERS = 8  # more than any exchange has messages
 
@@ -42,28 +46,27 @@ class Outside:
 
 
 @contextmanager
-def server() -> Iterator[djinn.LocalServer]:
-    """Of the same model and limits as the one within this process."""
-    with (
-        model() as path,
-        djinn.serve(
-            path,
-            dtype="float32",
-            threads=1,
-            max_tokens=TOKENS,
-            device_budget=BUDGET,
-            host_budget=HOST,
-            disk_budget=DISK,
-            max_sessions=LIMITS.max_sessions,
-            max_sessions_per_owner=LIMITS.max_sessions_per_owner,
-            max_requests=LIMITS.max_requests,
-        ) as running,
-    ):
-        yield running
-
-
-@contextmanager
-def outside(running: djinn.LocalServer) -> Iterator[Outside]:
-    made = Outside(running.endpoint, running.pid)
-    yield made
-    made.close()
+def outside() -> Iterator[Outside]:
+    """A server of the same model, limits and bounds as the one within this process. It ends with this."""
+    options = {
+        "parent": os.getpid(),
+        "device": "cpu",
+        "device-budget": BUDGET,
+        "host-budget": HOST,
+        "disk-budget": DISK,
+        "max-sessions": LIMITS.max_sessions,
+        "max-sessions-per-owner": LIMITS.max_sessions_per_owner,
+        "max-requests": LIMITS.max_requests,
+    }
+    with model() as path:
+        command = [sys.executable, "-m", "fuzz.forgetful", *arguments(path)]
+        command += [f"--{name}={value}" for name, value in options.items()]
+        # What goes wrong is said in its replies; its log would be as long as what is handed in.
+        with subprocess.Popen(
+            command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as process:
+            endpoint = next(line.removeprefix(READY).strip() for line in process.stdout if line.startswith(READY))
+            made = Outside(endpoint, process.pid)
+            yield made
+            made.close()
+            process.terminate()
