@@ -12,7 +12,7 @@ from typing import Any
 from sessions import small_server
 
 import djinn
-from evaluation.records import ROOT, commit_of, device_facts, versions, write_json
+from evaluation.reliability import write_suite
 from fuzz import judge, lines, seeded
 from fuzz.house import inside
 from fuzz.outside import outside
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     for promise in result["promises"]:
         print(f"{promise['tried']:>9,} {promise['unit']:<12} {promise['failed']} failed: {promise['promise']}")
     if args.out:
-        write_json(args.out, result)
+        write_suite(args.out, "fuzz", f"{COMMAND} --exchanges {args.exchanges} --seed {args.seed}", **result)
     return int(any(promise["failed"] for promise in result["promises"]))
 
 
@@ -56,8 +56,8 @@ def replay(seed: int, at: int) -> int:
 
 
 def everything(exchanges: int, seed: int) -> dict[str, Any]:
-    """All suites in turn, as one result. Of those that stop at what they find, one failure stands for all of it."""
-    began, commit = time.monotonic(), commit_of(ROOT)
+    """{promises, facts, seconds}. What stops at what it finds counts one failure for all of it."""
+    began = time.monotonic()
     with inside() as house:
         within = Fuzzer(house, seed).run(exchanges, _teller("without a socket", exchanges))
     with outside() as there:
@@ -100,8 +100,6 @@ def everything(exchanges: int, seed: int) -> dict[str, Any]:
         ),
     ]
     return {
-        "suite": "fuzz",
-        "command": f"{COMMAND} --exchanges {exchanges} --seed {seed}",
         "promises": [
             {"promise": what, "test": test, "tried": tried, "failed": failed, "unit": unit}
             for what, tried, unit, failed, test in rows
@@ -119,9 +117,6 @@ def everything(exchanges: int, seed: int) -> dict[str, Any]:
             "found": found,
         },
         "seconds": round(time.monotonic() - began, 1),
-        "machine": {"device": device_facts("cpu"), "versions": versions()},
-        "commit": commit[0],
-        "dirty": commit[1],
     }
 
 
