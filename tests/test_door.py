@@ -1,37 +1,80 @@
-"""Clients that connect and say nothing, and clients that say too much."""
+"""Clients that connect and say nothing, that are slow, and that say too much."""
 
 from __future__ import annotations
 
 import socket
+import struct
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+from fuzz.slow import Served, crowd, slow_reader, slow_writers
+from fuzz.zmtp import COMMAND, connect, frame, message, shake_hands
 
 import djinn
 from djinn.errors import BadRequest
+from djinn.server.door import HEARTBEAT_MS
 from djinn.server.server_main import parser
 from djinn.wire import messages as m
 from djinn.wire.envelope import Sender
 from djinn.wire.frames import pack
 
 
-def test_a_crowd_that_says_nothing_is_hung_up_on_and_harms_nobody(server, client, prompt):
-    process = psutil.Process(server.pid)
-    before = process.num_fds()
-    host, _, port = server.endpoint.removeprefix("tcp://").rpartition(":")
-    crowd = [socket.create_connection((host, int(port))) for _ in range(300)]
-    session = client.open()
-    assert session.prefill(prompt, break_at=3).layer == 3, "served while the crowd stands there"
-    session.close()
-    for _ in range(600):
-        if process.num_fds() <= before + 10:
-            break
-        time.sleep(0.1)
-    assert process.num_fds() <= before + 10
-    for one in crowd:
-        one.close()
+@pytest.fixture
+def served(server) -> Iterator[Served]:
+    with djinn.connect(server.endpoint, timeout=120) as honest:
+        yield Served(honest)
+
+
+def test_a_thousand_that_say_nothing_are_hung_up_on_and_harm_nobody(server, served):
+    assert crowd(server.endpoint, server.pid, served, silent=1000, greeted=200)["served_meanwhile"] >= 1
+
+
+def test_who_reads_slowly_holds_nobody_up_and_takes_bounded_memory_that_is_used_again(server, served):
+    slow_reader(server.endpoint, server.pid, served, asks=3500)
+
+
+def test_who_writes_in_crumbs_is_answered_and_holds_nobody_up(server, served):
+    slow_writers(server.endpoint, server.pid, served, count=30)
+
+
+ROOT = Path(__file__).parent.parent
+NOT_READING = """
+import sys
+from djinn.server.door import Door
+door = Door("127.0.0.1", 0, None, 1 << 20)
+print(door.endpoint, flush=True)
+sys.stdin.readline()
+while door.socket.poll(1000):
+    door.socket.recv_multipart()
+print("still here")
+"""
+BEATS = 3  # of the server's heart, behind a line that broke: at the first it died
+
+
+@pytest.mark.parametrize("beat", [b"", frame(b"\x04PING\x00\x00", COMMAND)], ids=["ours", "one that waits unread"])
+def test_a_heartbeat_on_a_line_that_broke_behind_unread_requests_does_not_end_the_server(beat):
+    with subprocess.Popen(
+        [sys.executable, "-c", NOT_READING], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        line = connect(process.stdout.readline().strip())
+        shake_hands(line)
+        line.sendall(message([b"unread"]) * 4 + beat + message([b"unread"]))
+        time.sleep(0.5)  # they are here
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # it breaks, and is not closed
+        line.close()
+        time.sleep(BEATS * HEARTBEAT_MS / 1000)
+        said, _ = process.communicate("read now\n", timeout=60)
+    assert (process.returncode, said) == (0, "still here\n")
+
+
+def test_the_client_does_not_stop_reading_either(client):
+    assert client.connection._socket.rcvhwm == 0
 
 
 def test_a_request_that_is_too_large_is_refused_before_it_is_sent(server, client):

@@ -109,3 +109,9 @@ def test_a_state_in_the_models_dtype_is_the_same_numbers_in_float32(dtype):
     found, expected = widened(came, body.dtype), state.float().numpy()
     assert found.dtype == np.float32 and found.flags.writeable
     assert np.array_equal(found, expected, equal_nan=True)
+
+
+def test_a_refusal_does_not_send_back_what_came():
+    with pytest.raises(ProtocolError, match="100000 dimensions") as refused:
+        unpack(lying({"dtype": "float32", "shape": [1] * 100_000}), "request")
+    assert len(str(refused.value)) < 200

@@ -17,7 +17,9 @@ HANDSHAKE_MS = 5000  # who has said nothing by then is hung up on
 SEND_HIGH_WATER = 64  # messages for one client; they are counted, not weighed (djinn/server/outbox.py weighs)
 CONNECTIONS = 65536
 ENCRYPTION_BYTES = 256  # an encrypted frame is so much longer at most
-RECEIVE_HIGH_WATER = 2  # messages of one client that lie here unread; the rest stay with it
+# No bound on messages that lie here unread: where there is one, ZeroMQ (4.3.5) stops reading a line that has reached it, and
+# when that line then breaks, the next heartbeat, ours or one that waits behind it, aborts the process (libzmq issue 4767).
+RECEIVE_HIGH_WATER = 0
 
 
 def keyring_for(host: str, keys: str | None) -> Keyring | None:

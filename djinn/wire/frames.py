@@ -14,6 +14,7 @@ from djinn.wire.envelope import Envelope, Sender, TensorSpec
 from djinn.wire.messages import AnyReply, AnyRequest
 
 MAX_TENSORS = 2
+MAX_DIMENSIONS = 4
 MAX_TENSOR_BYTES = 1 << 30
 MAX_HEADER_BYTES = 1 << 22
 
@@ -80,7 +81,9 @@ def unpack(frames: Sequence[Any], kind: str) -> tuple[Envelope, Any, list[np.nda
 
 def _array(spec: TensorSpec, frame: Any) -> np.ndarray:
     dtype = np.dtype(spec.dtype)
-    if len(spec.shape) > 4 or not all(0 <= n <= MAX_TENSOR_BYTES for n in spec.shape):
+    if (dimensions := len(spec.shape)) > MAX_DIMENSIONS:  # not repeated in the refusal: it may fill the header
+        raise ProtocolError(f"a tensor of {dimensions} dimensions (limit {MAX_DIMENSIONS})")
+    if not all(0 <= n <= MAX_TENSOR_BYTES for n in spec.shape):
         raise ProtocolError(f"shape {spec.shape} is not a tensor's")
     expected = math.prod(spec.shape) * dtype.itemsize
     if expected != memoryview(frame).nbytes or expected > MAX_TENSOR_BYTES:
