@@ -73,6 +73,21 @@ def test_one_reply_goes_out_whatever_its_size(monkeypatch):
     assert slow.got == [(1, "whole"), (2, "whole")]
 
 
+def test_lost_replies_are_one_line_of_the_log(monkeypatch, caplog):
+    monkeypatch.setattr(module, "PIPE_BYTES", 10)
+    monkeypatch.setattr(module, "HELD", 3)
+    slow = Slow()
+    outbox = Outbox(slow)
+    for number in range(1, 11):
+        outbox.post(b"peer", number, pack(number, m.ActivationReply(dtype="float32"), [LOGITS]), False)
+    outbox.flush()
+    assert [record.message for record in caplog.records] == ["replies are lost: their client left 3 others unread"]
+    while slow.pipe:
+        slow.read()
+        outbox.flush()
+    assert [number for number, _ in slow.got] == [1, 2, 3, 4]
+
+
 def test_who_is_connected_is_asked_by_a_message_that_answers_nothing():
     router, dealer = zmq.Context.instance().socket(zmq.ROUTER), zmq.Context.instance().socket(zmq.DEALER)
     router.router_mandatory, router.linger, dealer.linger = True, 0, 0

@@ -37,6 +37,7 @@ class _Held:
 
     waiting: deque[tuple[Frames, int]] = field(default_factory=deque)
     bytes: int = 0
+    lost: bool = False  # a reply, and the log says so
 
 
 class Outbox:
@@ -89,7 +90,9 @@ class Outbox:
     def _hold(self, peer: bytes, number: int, frames: Frames, size: int) -> None:
         held = self._held[peer]
         if len(held.waiting) >= HELD:
-            log.warning("a reply was lost: its client left %d others unread", HELD)
+            if not held.lost:
+                log.warning("replies are lost: their client left %d others unread", HELD)
+            held.lost = True
             return
         if held.waiting and held.bytes + size > HELD_BYTES and size > LARGE_BYTES:
             message = f"the reply was given up: {held.bytes} bytes of earlier ones were left unread, so read sooner"
