@@ -91,3 +91,15 @@ def test_who_takes_over_knows_what_was_asked_and_not_answered(tmp_path):
     (found,) = Journal(tmp_path / "owner-0.journal").lives.values()
     assert (found.place, found.doing, found.server, found.durable) == ((1, 0), "durable", 3, {None})
     assert recovery.files_behind(found, (1, 0), []) == {None, (1, 0)}
+
+
+def test_a_copy_that_broke_behind_a_step_is_blamed_whoever_found_what_the_step_came_to(tmp_path):
+    """A successor finds it: what its file may hold is said first, and then where it stands."""
+    journal = Journal(tmp_path / "owner-0.journal")
+    journal.say("opened", id="s", program="p", server=3)
+    journal.say("doing", id="s", call="step")
+    asked = journal.lives["s"].since_ns
+    journal.say("durable", id="s", places=[None])
+    journal.say("stands", id="s", place=(1, 0), server=3)
+    journal.say("doing", id="s", call="step")
+    assert journal.lives["s"].ran_ns == asked > 0

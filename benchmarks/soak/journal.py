@@ -64,7 +64,8 @@ class Journal:
                 life.ran_ns = life.since_ns
             life.place, life.server, life.doing = tuple(line["place"]), line["server"], ""
         elif life and what == "durable":
-            life.durable, life.doing = {tuple(place) if place else None for place in line["places"]}, ""
+            life.durable = {tuple(place) if place else None for place in line["places"]}
+            life.doing = life.doing if life.doing == "step" else ""  # where it stands now is said next
         elif life and what == "not done":
             life.doing = ""
         elif life and what == "over":
