@@ -13,7 +13,7 @@ from family_table import Record
 from fault_table import FaultRecord
 from nursery import Nursery
 from reliability_record import ReliabilityRecord
-from sessions import small_server
+from sessions import NEW, alone, check_nothing_is_left, small_server
 
 import djinn
 
@@ -49,6 +49,19 @@ def state(tmp_path: Path) -> Path:
 @pytest.fixture
 def prompt() -> list[int]:
     return [(7 * i * i + 3) % 509 for i in range(100)]
+
+
+@pytest.fixture
+def undisturbed(client: djinn.Client, prompt: list[int]) -> djinn.Out:
+    """What the prompt gives to a session that nobody misuses."""
+    return alone(client, prompt, NEW)
+
+
+@pytest.fixture
+def accounts_balance(client: djinn.Client) -> Iterator[None]:
+    """Whatever was refused, no byte is left behind."""
+    yield
+    check_nothing_is_left(client)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,6 +8,8 @@ import numpy as np
 
 import djinn
 
+NEW = 6  # tokens of a session that nothing disturbs
+
 
 def small_server() -> djinn.LocalServer:
     """A real server process: tiny-llama (8 layers), an arena of about six sessions of 128 tokens."""

@@ -5,25 +5,13 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 import pytest
-from sessions import alone, check_nothing_is_left, same
+from sessions import NEW, same
 
 import djinn
 from djinn.errors import BadRequest, IllegalMove, NoSuchSession, ProtocolError
 from djinn.wire import messages as m
 
-NEW = 6
-
-
-@pytest.fixture
-def undisturbed(client, prompt) -> djinn.Out:
-    return alone(client, prompt, NEW)
-
-
-@pytest.fixture(autouse=True)
-def accounts_balance(client):
-    """Whatever was refused, no byte is left behind."""
-    yield
-    check_nothing_is_left(client)
+pytestmark = pytest.mark.usefixtures("accounts_balance")
 
 
 def rows(value: float = 0.5, dtype: type = np.float32, count: int = 100, hidden: int = 256) -> np.ndarray:

@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sessions import alone, check_nothing_is_left, same
+from sessions import NEW, same
 from small_models import save_steep_llama
 
 import djinn
 from djinn.errors import BadRequest, IllegalMove, NoSuchSession, NotFinite
 
-NEW = 6
-
-
-@pytest.fixture
-def undisturbed(client, prompt) -> djinn.Out:
-    return alone(client, prompt, NEW)
-
-
-@pytest.fixture(autouse=True)
-def accounts_balance(client):
-    """Whatever was refused, no byte is left behind."""
-    yield
-    check_nothing_is_left(client)
+pytestmark = pytest.mark.usefixtures("accounts_balance")
 
 
 def test_a_refusal_on_the_compute_thread_keeps_accounts_and_sampling(client, prompt):

@@ -68,9 +68,8 @@ class Connection:
         self._socket.linger = 0
         self._socket.heartbeat_ivl, self._socket.heartbeat_timeout = HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS
         self._socket.maxmsgsize, self._socket.sndhwm = REPLY_BYTES, 0  # what is unanswered is kept here anyway
-        self._socket.rcvhwm = (
-            0  # at a bound ZeroMQ could abort this process when the line breaks (djinn/server/door.py)
-        )
+        # At a bound ZeroMQ could abort this process when the line breaks (djinn/server/door.py).
+        self._socket.rcvhwm = 0
         self._monitor = self._socket.get_monitor_socket(
             zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | REFUSED
         )

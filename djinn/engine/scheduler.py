@@ -25,6 +25,7 @@ from djinn.engine.side import Moment, Side
 from djinn.engine.task import Task
 from djinn.model.executor import Executor, Finished, Stopped
 from djinn.model.loop import Loop
+from djinn.model.upload import uploaded
 from djinn.timeline import Timeline
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class Scheduler:
         deterministic: bool,
     ) -> None:
         """rows: decoded in one pass at most; 0 where the model cannot take several, and one token is a pass like any other."""
-        self.executor, self.side, self.timeline = executor, side, timeline
+        self.executor, self.device, self.side, self.timeline = executor, device, side, timeline
         self.rows, self.deterministic = rows, deterministic
         self.slice, self.together = SLICE[device.type], TOGETHER[device.type]
         self.spent = 0  # of the slice, since single tokens ran last
@@ -136,7 +137,7 @@ class Scheduler:
         try:
             found = self.executor.run(
                 step.cache,
-                self.side.send([step.one.ids]),
+                uploaded([step.one.ids], self.device),
                 step.one.past,
                 start=start,
                 hidden=task.hidden,

@@ -51,10 +51,6 @@ class Side:
         """The point behind everything that this thread has computed or queued so far."""
         return Past()
 
-    def send(self, ids: list[tuple[int, ...]]) -> torch.Tensor:
-        """Token ids, int64, on the device."""
-        return torch.tensor(ids)
-
     def bring(self, logits: torch.Tensor) -> torch.Tensor:
         """Queue the way of a result to the host, as float32. It is there when a later moment has been reached."""
         return logits.float()
@@ -94,13 +90,10 @@ class CudaMoment(Moment):
 
 class CudaSide(Side):
     def __init__(self, place: torch.device) -> None:
-        self._place, self._aside = place, torch.cuda.Stream(place)
+        self._aside = torch.cuda.Stream(place)
 
     def moment(self) -> Moment:
         return CudaMoment(self._aside)
-
-    def send(self, ids: list[tuple[int, ...]]) -> torch.Tensor:
-        return torch.tensor(ids, pin_memory=True).to(self._place, non_blocking=True)  # else torch waits for the stream
 
     def bring(self, logits: torch.Tensor) -> torch.Tensor:
         wide = logits.to(torch.float32, copy=True)  # decoding in graphs writes every pass's logits in one place

@@ -23,6 +23,7 @@ from djinn.model.layers import find_layers
 from djinn.model.rotary import RotaryState
 from djinn.model.rows import RowsCache, rows_attended, use_row_attention
 from djinn.model.slabs import SlabCache
+from djinn.model.upload import uploaded
 
 Tap = Callable[[torch.Tensor], None]
 
@@ -142,10 +143,7 @@ class Executor:
         cache = RowsCache(caches, self.depth)
         for one, past in zip(caches, pasts, strict=True):
             one.begin(past)
-        given = torch.tensor([[*tokens, *padding], [*pasts, *padding]], pin_memory=device.type == "cuda")
-        ids, positions = given.to(device, non_blocking=True)[
-            ..., None
-        ]  # from pinned memory: else torch waits for the stream
+        ids, positions = uploaded([[*tokens, *padding], [*pasts, *padding]], device)[..., None]
         if hidden is not None:
             hidden = torch.cat([hidden, hidden.new_zeros((rows - live, *hidden.shape[1:]))])
         last = torch.zeros(1, dtype=torch.int64, device=device)
