@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sessions import check_nothing_is_left
 from stands import NEW, PROMPT, STANDS, again, expected_of, same, turned
 
 import djinn
@@ -57,6 +58,7 @@ def test_every_kind_of_session_outlives_kill_9_wherever_it_lies(nursery, state):
 
 def balance(client: djinn.Client) -> None:
     """Nobody holds anything, and nothing is missing."""
+    check_nothing_is_left(client)  # when the last copies have ended
     now = client.stats()["bytes"]
     unit = 256
     assert now["arena_free_bytes"] == now["arena_bytes"] // unit * unit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sessions import alone, wait_for
+from sessions import alone, check_nothing_is_left, wait_for
 
 import djinn
 from djinn.errors import BadRequest, IllegalMove, NoSuchSession, OutOfMemory
@@ -106,6 +106,7 @@ def test_more_sessions_than_the_arena_holds_all_come_back(client, prompt):
         assert np.array_equal(out.logits, alike.logits)
     for session in sessions:
         session.close()
+    check_nothing_is_left(client)
     after = client.stats()["bytes"]
     assert after["arena_free_bytes"] == after["arena_bytes"] // 256 * 256
     assert after["host_free_bytes"] == after["host_budget_bytes"] // 256 * 256
