@@ -58,3 +58,14 @@ def test_an_extent_grows_in_place_only_into_free_bytes():
     assert extents.free_bytes == 0
     assert extents.trim(grown, 1) == Extent(ALIGNMENT, ALIGNMENT)
     assert extents.free_bytes == 2 * ALIGNMENT
+
+
+def test_the_hole_under_an_extent_is_taken_whole_or_not():
+    extents = Extents(6 * ALIGNMENT)
+    held = extents.take(*[ALIGNMENT] * 6)
+    for extent in (held[0], held[2], held[3]):
+        extents.give(extent)
+    assert extents.take_hole_under(held[5]) is None
+    assert extents.take_hole_under(held[4], 3 * ALIGNMENT) is None
+    assert extents.take_hole_under(held[4], 2 * ALIGNMENT) == Extent(2 * ALIGNMENT, 2 * ALIGNMENT)
+    assert extents.free_bytes == ALIGNMENT

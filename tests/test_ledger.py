@@ -10,11 +10,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from trace_memory import UNIT, Memory
+from trace_mover import LateMover
 from traces import World, random_trace, shrunk
 
 from djinn.paging import decisions, evictions, policy
 from djinn.paging.ledger import Ledger
-from djinn.paging.residence import Body, Request, Residence
+from djinn.paging.residence import Body, Part, Request, Residence
 from djinn.paging.transfers import Transfer
 from djinn.states import Machine, State
 from djinn.tiers.extents import Extents
@@ -40,7 +42,7 @@ def test_ten_thousand_random_lives(part, record_property):
     rare |= {"saved", "not saved", "fetched durable"} | {
         f"failed {what}" for what in ("in", "out", "spill", "fetch", "save")
     }
-    assert all(counts[what] > 50 for what in rare), f"the traces are too tame: {dict(counts)}"
+    assert all(counts[what] > 40 for what in rare), f"the traces are too tame: {dict(counts)}"
 
 
 def forget_rewinds(monkeypatch) -> None:
@@ -111,6 +113,30 @@ def test_paused_in_decode_the_layers_above_keep_the_unit_they_will_need():
     book.stopped(residence)
     sizes = {key: part.device.size for key, part in residence.body.items()}
     assert sizes == {0: 96, 1: 96, 2: 32, "pause": 32}, "a whole prompt's worth is not kept"
+
+
+def test_holes_are_pushed_together_before_anybody_is_refused():
+    """Two units are free under each of two sessions of three, two above; neither can leave, and the first wants six."""
+    memory = Memory()
+    book = memory.book = Ledger(Extents(12 * UNIT, UNIT), Extents(0, UNIT))
+    there = {}
+    for name, units in (("x", 2), ("a", 3), ("y", 2), ("b", 3), ("z", 2)):
+        there[name] = residence = Residence(name, Machine(State.IDLE))
+        (extent,) = book.device.take(units * UNIT)
+        residence.body.here, residence.body.parts = True, {0: Part(extent, live=extent.size)}
+        memory.truth[name] = {0: bytes(random.Random(name).choices(range(200), k=extent.size))}
+        memory.put("device", extent.start, memory.truth[name][0])
+        book.open(residence)
+    for name in "xyz":
+        book.release(there[name])
+    book.request(Request(there["a"], {0: 6 * UNIT}, 1, resumed=True))
+    mover = LateMover(memory)
+    mover.pump()
+    while mover.complete(0):
+        memory.check()
+        mover.pump()
+    assert "a" in mover.running
+    assert book.device.free_bytes == 3 * UNIT
 
 
 def test_a_request_larger_than_the_arena_is_refused_with_the_numbers():

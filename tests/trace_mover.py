@@ -36,6 +36,9 @@ class LateMover:
                 case decisions.Grant(request=request):
                     self._grant(request)
                 case decisions.Refuse(request=request):
+                    missing = sum(map(self.book.device.rounded, self.book.missing(request).values()))
+                    room = missing <= self.book.device.free_bytes and not request.residence.body.disk_bytes
+                    assert not (request.resumed and room), "refused, and there is room"
                     self.counts["refused"] += 1
                     self.book.withdraw(request)
                     if request.residence.machine.state is State.QUEUED:

@@ -10,6 +10,7 @@ from djinn.paging.transfers import Piece, Transfer, runs
 from djinn.states import State
 from djinn.tiers.extents import Extent
 
+PIECES = 16  # into which a part is cut at most, to slide into a hole under it
 
 def begin_place(book: Ledger, request: Request) -> Transfer | None:
     """Take room on the device for all of the need at once; None, and nothing taken, where it does not fit."""
@@ -96,6 +97,30 @@ def begin_compact(book: Ledger, residence: Residence) -> Transfer | None:
             moves.append((key, [Piece(part.device.start, lower.start, part.live)]))
             left.append(part.device)
             part.device = lower
+    return _begin_across(book, body, moves, left)
+
+
+def begin_slide(book: Ledger, residence: Residence) -> Transfer | None:
+    """Move parts down into the holes right under them, however small for them, so that holes meet; None if no part can.
+
+    A part overlaps the place that it moves to: it goes in pieces, in order, none longer than the hole, so that each is
+    written where nothing is, or where the one before it came from.
+    """
+    body = residence.body
+    moves, left = [], []
+    for key, part in body.items():
+        hole = part.device and book.device.take_hole_under(part.device, part.device.size // PIECES)
+        if not hole:
+            continue
+        old, part.device = part.device, Extent(hole.start, part.device.size)
+        starts = range(0, part.live, hole.size)
+        pieces = [Piece(old.start + at, hole.start + at, min(hole.size, part.live - at)) for at in starts]
+        moves.append((key, pieces))
+        left.append(Extent(part.device.end, hole.size))
+    return _begin_across(book, body, moves, left)
+
+
+def _begin_across(book: Ledger, body: Body, moves: list, left: list[Extent]) -> Transfer | None:
     if not moves:
         return None
     body.moving = "across"

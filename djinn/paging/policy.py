@@ -2,16 +2,21 @@
 
 Order of the waiting: resumed before new (see Request.rank), and memory goes to the first that lacks some, so that nobody
 starves behind smaller ones; who lacks nothing is let in at once. Restores begin as late as keeps the copies busy: whom one
-puts out is then chosen (`victims`) knowing everybody who has asked meanwhile.
+puts out is then chosen (`victims`) knowing everybody who has asked meanwhile. Before anybody is refused, the holes of the
+arena are pushed together.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from djinn.paging import background, evictions, placements, spills
 from djinn.paging.admission import full, may_join, too_large
 from djinn.paging.decisions import Fetch, Grant, Move, Refuse, Step
 from djinn.paging.ledger import Ledger
-from djinn.paging.residence import Moving, Request
+from djinn.paging.placements import begin_compact, begin_slide
+from djinn.paging.residence import Moving, Request, Residence
+from djinn.paging.transfers import Transfer
 from djinn.paging.victims import host_room, may_leave, stands_still, victims
 
 AHEAD = 1 << 28  # bytes on their way in, from which on no other restore begins: 5 ms of a PCIe 5 link
@@ -48,11 +53,12 @@ def _make_room(book: Ledger, request: Request, ahead: int) -> Step | None:
         may_fit = missing <= book.device.free_bytes or body.here  # it may grow where it is
         if may_fit and (placed := placements.begin_place(book, request)):
             return Move(placed, residence, request)
+        missing = sum(map(book.device.rounded, book.missing(request).values()))  # some of it may have grown in place
     elif book.device.fits(*parts):  # room up there first: fetched too early it would stand in the way of who must go
         if fetched := spills.begin_fetch(book, residence):
             return Fetch(fetched)
         return host_room(book, request) or _wait_or_refuse(book, request, total)
-    if book.device.free_bytes >= missing and (compacted := _compact(book)):
+    if book.device.free_bytes >= missing and (compacted := _move_down(book, begin_compact)):
         return compacted
     coming = _bytes(book, "out")
     if coming and book.device.free_bytes + coming >= missing:
@@ -65,14 +71,16 @@ def _make_room(book: Ledger, request: Request, ahead: int) -> Step | None:
             return Move(evicted, victim)
     if victim and (step := host_room(book, request)):
         return step
+    if book.device.free_bytes >= missing and not _bytes(book, "across") and (slid := _move_down(book, begin_slide)):
+        return slid
     return _wait_or_refuse(book, request, total)
 
 
-def _compact(book: Ledger) -> Move | None:
+def _move_down(book: Ledger, begin: Callable[[Ledger, Residence], Transfer | None]) -> Move | None:
     """The free bytes would do if they lay together: move somebody who stands still."""
     for body in book.bodies():
         still = may_leave(body) and not body.pins and all(map(stands_still, body.sharers))
-        if still and (moved := placements.begin_compact(book, body.sharers[0])):
+        if still and (moved := begin(book, body.sharers[0])):
             return Move(moved, body.sharers[0])
     return None
 

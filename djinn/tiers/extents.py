@@ -68,6 +68,14 @@ class Extents:
         at = self._first(size)
         return self._cut(at, size) if at is not None and self._free[at].start < limit else None
 
+    def take_hole_under(self, extent: Extent, at_least: int = 0) -> Extent | None:
+        """All of the hole that ends where `extent` begins; None where none of `at_least` bytes does."""
+        at = bisect.bisect(self._free, extent) - 1
+        hole = self._free[at] if at >= 0 else None
+        if hole is None or hole.end != extent.start or hole.size < at_least:
+            return None
+        return self._cut(at, hole.size)
+
     def take_scattered(self, nbytes: int) -> list[Extent] | None:
         """Extents of `nbytes` in all, one where a hole is large enough; None if the free bytes do not suffice."""
         left, taken = self.rounded(nbytes), []
