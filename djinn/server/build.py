@@ -149,6 +149,7 @@ def _whole(place: torch.device) -> int:
 
 def _check_card(place: torch.device, arena_bytes: int) -> None:
     if place.type == "cuda":
+        torch.cuda.empty_cache()  # what loading, probing and compiling left behind
         free = torch.cuda.mem_get_info(place)[0]
         if arena_bytes > free:
             raise BudgetTooSmall(
