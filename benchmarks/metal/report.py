@@ -55,13 +55,14 @@ class Report:
         self.save()
 
     def attempt(self, row: str, work: Callable[[], Any]) -> bool:
-        """Run the measurement of one row; False when it failed, with its traceback in the file."""
+        """Run the measurement of one row; False when it failed, with its error in the file and its traceback on stderr."""
         say(f"{self.raw['group']}: {row}")
         try:
             work()
         except Exception as error:  # noqa: BLE001  one row that fails must not lose the others; it is told, kept, and exits with 1
-            self.raw["failed"][row] = traceback.format_exc()
-            say(f"{row} FAILED: {type(error).__name__}: {error}")
+            self.raw["failed"][row] = f"{type(error).__name__}: {error}"
+            say(f"{row} FAILED: {self.raw['failed'][row]}")
+            traceback.print_exc()
             self.save()
             return False
         return True

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from benchmarks.metal.row import Row, copy_ms, in_ms, median, medians, over, p99, reported_or_held
-from benchmarks.metal.samples import Run
+from benchmarks.metal.samples import Missing, Run
 
 DECODE_ROWS = 32  # sessions decoded in one pass on a card
 
@@ -172,7 +173,7 @@ def _engine(s: dict[str, Any]) -> Iterator[Row]:
                 "<=",
                 target,
             ),
-            lambda run, name=name: run.bound(f"{name}.busy_ms", f"{name}.alone_ms")["high"],
+            partial(_interference, name=name),
             median(f"{name}.alone_ms"),
         )
     for name, pair, target in (
@@ -211,6 +212,14 @@ def _engine(s: dict[str, Any]) -> Iterator[Row]:
         "tokens/s",
         samples=f"decode.tokens_s@{batch}",
     )
+
+
+def _interference(run: Run, name: str) -> float:
+    """The upper bound of beside copies ÷ alone. Raises Missing where hardly any copies ran: that would say nothing."""
+    busy = sorted(run.about(f"{name}.busy_ms", "copies_busy"))
+    if busy[len(busy) // 2] < 0.1:
+        raise Missing(f"{name}: copies ran {busy[len(busy) // 2]:.0%} of the time")
+    return run.bound(f"{name}.busy_ms", f"{name}.alone_ms")["high"]
 
 
 def _client() -> Iterator[Row]:
