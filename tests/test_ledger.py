@@ -100,6 +100,35 @@ def test_who_is_there_grows_and_runs_before_somebody_comes_back_in_its_place():
     assert [request.residence for request in book.waiting] == [here, away]
 
 
+def test_room_for_the_next_is_made_while_one_comes_back():
+    """Two of four sessions fit. Copies both ways at once: else each would come back only when the one before has landed."""
+    book = Ledger(Extents(2 * 32, 32), Extents(4 * 32, 32))
+    there = {name: Residence(name, Machine(State.IO_WAIT)) for name in "abcd"}
+    for name, residence in there.items():
+        book.open(residence)
+        residence.body.here = name in "ab"
+        part = residence.body.parts[0] = Part(live=32)
+        if name in "ab":
+            (part.device,) = book.device.take(32)
+        else:
+            residence.machine.state = State.HOST
+            part.host, part.clean, part.issued = book.host.take_scattered(32), 32, 32
+    for number, name in enumerate("cd"):
+        book.request(Request(there[name], {0: 32}, number, resumed=True))
+
+    def moved(direction: str, names: str) -> Transfer:
+        step = policy.next_step(book, ahead=32)
+        assert isinstance(step, decisions.Move)
+        assert step.transfer.direction == direction
+        assert step.residence.key in names
+        return step.transfer
+
+    moved("out", "ab").end()
+    moved("in", "c")
+    moved("out", "ab").end()
+    moved("in", "d")
+
+
 def test_paused_in_decode_the_layers_above_keep_the_unit_they_will_need():
     book = Ledger(Extents(10 * 32, 32), Extents(0, 32))
     residence = Residence("paused", Machine())

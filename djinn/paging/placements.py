@@ -12,6 +12,7 @@ from djinn.tiers.extents import Extent
 
 PIECES = 16  # into which a part is cut at most, to slide into a hole under it
 
+
 def begin_place(book: Ledger, request: Request) -> Transfer | None:
     """Take room on the device for all of the need at once; None, and nothing taken, where it does not fit."""
     residence, old = request.residence, request.residence.body

@@ -2,8 +2,8 @@
 
 Order of the waiting: resumed before new (see Request.rank), and memory goes to the first that lacks some, so that nobody
 starves behind smaller ones; who lacks nothing is let in at once. Restores begin as late as keeps the copies busy: whom one
-puts out is then chosen (`victims`) knowing everybody who has asked meanwhile. Before anybody is refused, the holes of the
-arena are pushed together.
+puts out is then chosen (`victims`) knowing everybody who has asked meanwhile. Room for the next is made while one comes back,
+so that copies go both ways at once. Before anybody is refused, the holes of the arena are pushed together.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from djinn.paging.residence import Moving, Request, Residence
 from djinn.paging.transfers import Transfer
 from djinn.paging.victims import host_room, may_leave, stands_still, victims
 
-AHEAD = 1 << 28  # bytes on their way in, from which on no other restore begins: 5 ms of a PCIe 5 link
+AHEAD = 1 << 28  # bytes behind the restore at hand, from which on no other begins: 5 ms of a PCIe 5 link
 
 
 def next_step(book: Ledger, ahead: int = AHEAD) -> Step | None:
@@ -45,11 +45,12 @@ def _make_room(book: Ledger, request: Request, ahead: int) -> Step | None:
     total = sum(map(book.device.rounded, book.whole(request).values()))
     if error := too_large(book, total):
         return Refuse(request, error)
-    if not body.here and body.live_bytes and _bytes(book, "in") >= ahead:
-        return None
     parts = book.missing(request).values()
     missing = sum(map(book.device.rounded, parts))
-    if not body.disk_bytes:
+    if not body.here and body.live_bytes and _enough_under_way(book, ahead):
+        if missing <= book.device.free_bytes:
+            return None
+    elif not body.disk_bytes:
         may_fit = missing <= book.device.free_bytes or body.here  # it may grow where it is
         if may_fit and (placed := placements.begin_place(book, request)):
             return Move(placed, residence, request)
@@ -74,6 +75,12 @@ def _make_room(book: Ledger, request: Request, ahead: int) -> Step | None:
     if book.device.free_bytes >= missing and not _bytes(book, "across") and (slid := _move_down(book, begin_slide)):
         return slid
     return _wait_or_refuse(book, request, total)
+
+
+def _enough_under_way(book: Ledger, ahead: int) -> bool:
+    """Of restores: one, and behind it as many bytes as are copied until the next can be begun."""
+    coming = sorted(body.device_bytes for body in book.bodies() if body.moving == "in")
+    return sum(coming[:-1]) >= ahead
 
 
 def _move_down(book: Ledger, begin: Callable[[Ledger, Residence], Transfer | None]) -> Move | None:
