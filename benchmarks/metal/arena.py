@@ -7,10 +7,10 @@ import torch
 import djinn
 from benchmarks.metal.bench import Bench
 from benchmarks.metal.report import Report, say
-from djinn.errors import BudgetTooSmall, OutOfMemory, ServerGone
+from djinn.errors import BudgetTooSmall, OutOfMemory, ServerFault, ServerGone
 
-STEP = 2**29  # bytes given up after a start that failed
-TRIES = 4
+STEP = 2**29  # bytes given up after a start, or a first prefill, that failed
+TRIES = 8
 
 
 def measure(bench: Bench, report: Report) -> None:
@@ -21,11 +21,15 @@ def measure(bench: Bench, report: Report) -> None:
             client = bench.full(
                 device_budget=total - reserve, host_budget=4 * s.shape.kv_bytes(s.session_tokens + s.new_tokens)
             )
+            first = client.open()
+            first.prefill(bench.prompts(1, s.session_tokens)[0], logits="none")
+            first.close()
             break
-        except (BudgetTooSmall, ServerGone) as error:
+        except (BudgetTooSmall, ServerGone, ServerFault) as error:
+            bench.stop()
             say(f"a budget of {total - reserve} bytes is too large: {error}")
     else:
-        raise RuntimeError(f"no server starts with {reserve} bytes of the card left to others")
+        raise RuntimeError(f"no server runs with {reserve} bytes of the card left to others")
     report.attempt("arena.sessions", lambda: fill(bench, report, client, total - reserve))
     bench.stop()
 
