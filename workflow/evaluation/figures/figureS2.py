@@ -93,7 +93,7 @@ def divergence(axes: Any, steering: dict[str, Any]) -> None:
         fontsize=7,
         ha="center",
         va="top",
-        path_effects=style.HALO,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
     )
     axes.set_xlabel("Factor", labelpad=1.5)
     axes.set_ylabel("KL (nats)", labelpad=1)
