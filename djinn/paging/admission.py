@@ -32,7 +32,7 @@ def may_join(book: Ledger, asking: int) -> bool:
 def full(book: Ledger, total: int) -> OutOfMemory | None:
     """There is no room, and nothing is under way that could make some."""
     runs = any(residence.granted for residence in book.residences.values()) or any(map(book.holds, book.waiting))
-    if runs or book.more_host() or any(body.pins for body in book.bodies()) or _closed_hold_some(book):
+    if runs or book.more_host() or book.closing or any(body.pins for body in book.bodies()):
         return None
     refuses = " but failed the last write" if book.spill_failed >= 0 else ""
     return OutOfMemory(
@@ -41,13 +41,6 @@ def full(book: Ledger, total: int) -> OutOfMemory | None:
         f"{format_bytes(book.host.capacity)} free, disk {format_bytes(book.disk_free)} of "
         f"{format_bytes(book.disk_capacity)} free{refuses}. Close a session, or start with a larger host_budget or disk_budget"
     )
-
-
-def _closed_hold_some(book: Ledger) -> bool:
-    """Sessions that are closed, until the copies under way have ended."""
-    bodies = book.bodies()
-    device = sum(body.device_bytes for body in bodies) + book.device.free_bytes < book.device.capacity
-    return device or sum(body.host_bytes for body in bodies) + book.host.free_bytes < book.host.capacity
 
 
 def cannot_leave(book: Ledger, body: Body) -> DjinnError | None:

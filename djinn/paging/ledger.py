@@ -22,6 +22,7 @@ class Ledger:
         self.residences: dict[str, Residence] = {}
         self.spill_failed = -1  # its file system failed a write: tried again for requests behind this number
         self.waiting: list[Request] = []
+        self.closing: set[int] = set()  # bodies of nobody any more, until the copies under way have ended
         self.newest = 0  # number of the last that asked for room
         self.saving: list[Saving] = []  # not begun yet
         self.more_host: Callable[[], bool] = lambda: False  # whether the host pool is still being made ready
@@ -95,6 +96,8 @@ class Ledger:
         self.residences.pop(residence.key, None)
         residence.released = True
         residence.body.sharers.remove(residence)
+        if not residence.body.sharers:
+            self.closing.add(residence.body.serial)
         self.settle(residence.body)
 
     def stopped(self, residence: Residence) -> None:
@@ -143,6 +146,7 @@ class Ledger:
         if not body.sharers:
             self.leave_disk(body)
             body.here = False
+            self.closing.discard(body.serial)
 
     def give_disk(self, nbytes: int) -> None:
         self.disk_free += nbytes

@@ -17,7 +17,7 @@ from djinn.paging.ledger import Ledger
 from djinn.paging.placements import begin_compact, begin_slide
 from djinn.paging.residence import Moving, Request, Residence
 from djinn.paging.transfers import Transfer
-from djinn.paging.victims import host_room, may_leave, stands_still, victims
+from djinn.paging.victims import host_room, may_leave, victims
 
 AHEAD = 1 << 28  # bytes behind the restore at hand, from which on no other begins: 5 ms of a PCIe 5 link
 
@@ -84,9 +84,9 @@ def _enough_under_way(book: Ledger, ahead: int) -> bool:
 
 
 def _move_down(book: Ledger, begin: Callable[[Ledger, Residence], Transfer | None]) -> Move | None:
-    """The free bytes would do if they lay together: move somebody who stands still."""
+    """The free bytes would do if they lay together: move somebody who does not run."""
     for body in book.bodies():
-        still = may_leave(body) and not body.pins and all(map(stands_still, body.sharers))
+        still = may_leave(body) and not body.pins and not any(sharer.granted for sharer in body.sharers)
         if still and (moved := begin(book, body.sharers[0])):
             return Move(moved, body.sharers[0])
     return None
