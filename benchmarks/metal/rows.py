@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -216,9 +217,9 @@ def _engine(s: dict[str, Any]) -> Iterator[Row]:
 
 def _interference(run: Run, name: str) -> float:
     """The upper bound of beside copies ÷ alone. Raises Missing where hardly any copies ran: that would say nothing."""
-    busy = sorted(run.about(f"{name}.busy_ms", "copies_busy"))
-    if busy[len(busy) // 2] < 0.1:
-        raise Missing(f"{name}: copies ran {busy[len(busy) // 2]:.0%} of the time")
+    busy = statistics.median(run.about(f"{name}.busy_ms", "copies_busy"))
+    if busy < 0.1:
+        raise Missing(f"{name}: copies ran {busy:.0%} of the time")
     return run.bound(f"{name}.busy_ms", f"{name}.alone_ms")["high"]
 
 

@@ -84,7 +84,7 @@ class Connection:
         except zmq.ZMQError as error:
             self.close()
             raise BadRequest(f"{endpoint!r} is not a server's address ({error}): write tcp://host:port") from error
-        except BaseException:
+        except BaseException:  # keys that cannot be read, or Ctrl-C: nobody holds this connection who could close it
             self.close()
             raise
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from djinn.paging.ledger import Ledger
-from djinn.paging.residence import Body, Key, Part, Request, Residence
+from djinn.paging.residence import Body, Part, Request, Residence
 from djinn.paging.transfers import Piece, Transfer, runs
 from djinn.states import State
 from djinn.tiers.extents import Extent
@@ -13,12 +13,21 @@ from djinn.tiers.extents import Extent
 PIECES = 16  # into which a part is cut at most, to slide into a hole under it
 
 
+def grow(book: Ledger, request: Request) -> None:
+    """Lengthen the parts of the need where they lie, as far as free bytes follow them; nothing is copied."""
+    body = request.residence.body
+    if len(body.sharers) > 1:
+        return
+    for key, nbytes in request.need.items():
+        part = body.parts.get(key)
+        if part and part.device and part.device.size < nbytes:
+            part.device = book.device.extend(part.device, nbytes) or part.device
+
+
 def begin_place(book: Ledger, request: Request) -> Transfer | None:
     """Take room on the device for all of the need at once; None, and nothing taken, where it does not fit."""
     residence, old = request.residence, request.residence.body
     shared = len(old.sharers) > 1
-    if not shared and old.here:
-        _grow_in_place(book, old, request.need)
     missing = book.missing(request)
     extents = book.device.take(*missing.values())
     if extents is None:
@@ -80,13 +89,6 @@ def _cancel_place(book: Ledger, body: Body) -> None:
         residence.intended = False  # nobody tries again unasked
         residence.machine.move(State.HOST)
     book.unpin(body)
-
-
-def _grow_in_place(book: Ledger, body: Body, need: dict[Key, int]) -> None:
-    for key, nbytes in need.items():
-        part = body.parts.get(key)
-        if part and part.device and part.device.size < nbytes:
-            part.device = book.device.extend(part.device, nbytes) or part.device
 
 
 def begin_compact(book: Ledger, residence: Residence) -> Transfer | None:

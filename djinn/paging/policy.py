@@ -45,16 +45,16 @@ def _make_room(book: Ledger, request: Request, ahead: int) -> Step | None:
     total = sum(map(book.device.rounded, book.whole(request).values()))
     if error := too_large(book, total):
         return Refuse(request, error)
+    if body.here:
+        placements.grow(book, request)
     parts = book.missing(request).values()
     missing = sum(map(book.device.rounded, parts))
     if not body.here and body.live_bytes and _enough_under_way(book, ahead):
         if missing <= book.device.free_bytes:
             return None
     elif not body.disk_bytes:
-        may_fit = missing <= book.device.free_bytes or body.here  # it may grow where it is
-        if may_fit and (placed := placements.begin_place(book, request)):
+        if missing <= book.device.free_bytes and (placed := placements.begin_place(book, request)):
             return Move(placed, residence, request)
-        missing = sum(map(book.device.rounded, book.missing(request).values()))  # some of it may have grown in place
     elif book.device.fits(*parts):  # room up there first: fetched too early it would stand in the way of who must go
         if fetched := spills.begin_fetch(book, residence):
             return Fetch(fetched)

@@ -40,7 +40,9 @@ class HFBatching(Local):
             setting["cpu_offload_space"] = job.host_budget / 2**30
         setting["num_blocks"] = self.job.kv_room // (setting["block_size"] * self.facts["kv_bytes_per_token"])
         if self.place.type == "cuda":
-            setting["max_memory_percent"] = 1.0  # the budget says what it may have; its own margin would refuse these blocks
+            setting["max_memory_percent"] = (
+                1.0  # the budget says what it may have; its own margin would refuse these blocks
+            )
         self.setting = setting
         self.stack = ExitStack()
         self.unseen = 0
