@@ -45,7 +45,7 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
             checkpoints, plain = session.prefill(prompt, checkpoint_at=[layer], logits="all")
             for factor in factors:
                 steered = session.resume(checkpoints[layer], edit=djinn.Scale(factor), logits="all").logits
-                rows[factor].append(difference(plain.logits, steered, hooked.logits(prompt, factor)))
+                rows[factor].append(difference(plain.logits, steered, hooked.logits(prompt, factor), settings.device))
             session.close()
             progress(f"steering: prompt {number} of {len(prompts)}, {len(factors)} factors at layer {layer}")
         times = in_turn(client, prompts[0], layer, wanted.modification_factor, settings.resume.samples)
@@ -60,8 +60,8 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
     }
 
 
-def difference(plain: np.ndarray, steered: np.ndarray, hooked: np.ndarray) -> dict[str, float]:
-    """What one edit changed in one prompt; logits float32 `(positions, vocabulary)`.
+def difference(plain: np.ndarray, steered: np.ndarray, hooked: np.ndarray, device: str = "cpu") -> dict[str, float]:
+    """What one edit changed in one prompt; logits float32 `(positions, vocabulary)`, compared on `device`.
 
     changed_argmax, changed_logits: shares of positions, and of all logits, that differ. relative_l2: ‖steered − plain‖ /
     ‖plain‖, mean over positions. kl: KL(plain ‖ steered), nats, mean. hook_max_abs: max |Δlogit| to the forward hook, and
@@ -69,7 +69,7 @@ def difference(plain: np.ndarray, steered: np.ndarray, hooked: np.ndarray) -> di
     """
     import torch
 
-    p, q, h = (torch.from_numpy(np.array(each)) for each in (plain, steered, hooked))
+    p, q, h = (torch.from_numpy(np.array(each)).to(device) for each in (plain, steered, hooked))
     log_p, log_q = p.log_softmax(-1), q.log_softmax(-1)
     return {
         "changed_argmax": float((p.argmax(-1) != q.argmax(-1)).float().mean()),

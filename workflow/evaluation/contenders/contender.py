@@ -7,6 +7,7 @@ should do it is made, and `refusal` keeps the exception it ended with.
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -76,6 +77,19 @@ def tails(sessions: list[list[int]], block_size: int) -> int:
 def more_than_fit(blocks: int, block_size: int, tokens: int) -> int:
     """How many sessions of that many tokens a tenth more whole blocks are, than such a cache has."""
     return int(1.1 * blocks) // max(1, (tokens - 1) // block_size) + 1
+
+
+def offload_bytes(job: Job) -> int:
+    """What a system's own pool on the host gets: the host budget, but half the host's memory at most, since with more the
+    kernel ends the process."""
+    return min(job.host_budget, host_bytes() // 2)
+
+
+def host_bytes() -> int:
+    """The memory of this machine, or of this container where that is less."""
+    physical, limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), Path("/sys/fs/cgroup/memory.max")
+    words = limit.read_text().strip() if limit.exists() else "max"
+    return physical if words == "max" else min(physical, int(words))
 
 
 class Contender(ABC):

@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from evaluation.contenders.by_hand import LeftForward, Local
-from evaluation.contenders.contender import FACTOR, Evidence, Job, Unable, more_than_fit, said, tails
+from evaluation.contenders.contender import FACTOR, Evidence, Job, Unable, more_than_fit, offload_bytes, said, tails
 
 BLOCK = 256  # tokens of a block, as shipped
 PATIENCE_S = 300.0
@@ -21,12 +21,13 @@ PATIENCE_S = 300.0
 
 class HFBatching(Local):
     # Left alone it takes the size of a pass from all memory that the machine has free, whatever the budget: it is given here.
+    # room: the share of the budget's room for KV that becomes blocks, where a large pass or graphs need some of it.
     TUNED = (
         {"max_batch_tokens": 512},
         {"max_batch_tokens": 1024, "block_size": 64},
         {"max_batch_tokens": 4096},
-        {"max_batch_tokens": 16384},
-        {"max_batch_tokens": 4096, "use_cuda_graph": True},
+        {"max_batch_tokens": 16384, "room": 0.85},
+        {"max_batch_tokens": 4096, "use_cuda_graph": True, "room": 0.85},
         {"max_batch_tokens": 1024, "cpu_offload_space": True},  # as large as the host budget
     )
 
@@ -37,8 +38,9 @@ class HFBatching(Local):
         if setting.get("use_cuda_graph") and self.place.type != "cuda":
             raise Unable("CUDA graphs need a card")
         if setting.get("cpu_offload_space"):
-            setting["cpu_offload_space"] = job.host_budget / 2**30
-        setting["num_blocks"] = self.job.kv_room // (setting["block_size"] * self.facts["kv_bytes_per_token"])
+            setting["cpu_offload_space"] = offload_bytes(job) / 2**30
+        room = int(setting.pop("room", 1.0) * job.kv_room)
+        setting["num_blocks"] = room // (setting["block_size"] * self.facts["kv_bytes_per_token"])
         if self.place.type == "cuda":
             setting["max_memory_percent"] = (
                 1.0  # the budget says what it may have; its own margin would refuse these blocks
@@ -49,7 +51,7 @@ class HFBatching(Local):
         try:
             self._start()
             self._run([job.prompts[0][:8]], 2)
-        except (RuntimeError, ValueError, AssertionError) as error:
+        except (RuntimeError, ValueError, AssertionError, MemoryError) as error:
             raise Unable(said(error)) from error
 
     def _start(self) -> None:
@@ -106,7 +108,12 @@ class HFBatching(Local):
         with self.tokens_computed() as computed:
             self.wait()
             began = time.perf_counter()
-            done = self._run(prompts, self.job.new_tokens + 1)
+            try:
+                done = self._run(prompts, self.job.new_tokens + 1)
+            except RuntimeError as error:
+                if "out of memory" in str(error):  # this setting is none for so many; the others may be
+                    raise Unable(said(error)) from error
+                raise
             ended = time.perf_counter()
         if computed and sum(computed) < sum(map(len, prompts)):  # a CUDA graph replays without hooks
             raise RuntimeError(f"{sum(computed)} tokens computed: this was not the whole work")

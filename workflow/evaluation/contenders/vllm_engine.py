@@ -6,10 +6,9 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from evaluation.contenders.contender import FACTOR, Job, Unable, said
+from evaluation.contenders.contender import FACTOR, Job, Unable, offload_bytes, said
 
 os.environ.update(
     HF_HUB_OFFLINE="1",
@@ -29,17 +28,14 @@ CPU_BLOCK = 128  # tokens of a block, as shipped for CPUs
 
 
 class Engine:
-    """At most one vLLM engine, of the job's sizes. setting: arguments of LLM.
-
-    kv_offloading_size is the whole host budget, but half the host's memory at most: with more the kernel ends the process.
-    """
+    """At most one vLLM engine, of the job's sizes. setting: arguments of LLM."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self._llm: LLM | None = None
         self._setting: dict[str, Any] | None = None
         self.cuda = job.device.startswith("cuda")
-        self.offload_bytes = min(job.host_budget, host_bytes() // 2)
+        self.offload_bytes = offload_bytes(job)
         if not self.cuda:
             os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, -(-job.kv_room // 2**30)))  # GiB, whole
             mine = sorted(os.sched_getaffinity(0))[: job.threads]
@@ -131,13 +127,6 @@ class Engine:
         )
         with removed(put):
             yield
-
-
-def host_bytes() -> int:
-    """The memory of this machine, or of this container where that is less."""
-    physical, limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), Path("/sys/fs/cgroup/memory.max")
-    words = limit.read_text().strip() if limit.exists() else "max"
-    return physical if words == "max" else min(physical, int(words))
 
 
 @contextmanager
