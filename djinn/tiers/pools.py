@@ -1,13 +1,16 @@
 """Memory taken once at start: the device arena and the host pool. Nothing is allocated on the request path.
 
-Cost: one allocation each. Host memory is made ready (pinned for a CUDA device, at about 1.5 GB/s on the card it was
-measured on; else touched once, so that no request meets its page faults) in chunks, by a thread behind the model load; what
-is not ready yet is not handed out.
+Cost: one allocation each. Host memory is made ready in chunks by a thread behind the model load, and not handed out
+before: touched once, so that no request meets its page faults, and pinned for a CUDA device. Pinning holds a lock of the
+driver's that every launch and allocation needs, and it takes the pages too if nobody has: 0.77 s for 2 GB on an H100's host,
+and a model of 26 GB loaded in 71 s instead of 18 beside it. Taken before, as huge pages, they are pinned in 0.04 s.
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import mmap
 import threading
 
 import torch
@@ -47,6 +50,7 @@ class HostMemory:
 
     def __init__(self, capacity: int, pinned: bool) -> None:
         self.bytes = torch.empty(capacity, dtype=torch.uint8)
+        _ask_for_huge_pages(self.bytes)
         self.pinned = pinned
         self.chunks = [(start, min(CHUNK, capacity - start)) for start in range(0, capacity, CHUNK)]
         self.changed = threading.Condition()
@@ -73,8 +77,8 @@ class HostMemory:
 
     def _make_ready(self, chunk: torch.Tensor) -> str | None:
         """What went wrong, if anything did."""
+        chunk[::PAGE] = 0
         if not self.pinned:
-            chunk[::PAGE] = 0
             return None
         code = int(torch.cuda.cudart().cudaHostRegister(chunk.data_ptr(), chunk.nbytes, 0))
         return f"{chunk.nbytes} bytes could not be pinned (CUDA error {code})" if code else None
@@ -86,6 +90,15 @@ class HostMemory:
         for start, _ in self.chunks[: self.ready] if self.pinned else ():
             torch.cuda.cudart().cudaHostUnregister(self.bytes[start:].data_ptr())
         self.ready = 0
+
+
+def _ask_for_huge_pages(memory: torch.Tensor) -> None:
+    """A wish: without it, or where the kernel has none, the same memory comes in small pages and takes longer to get."""
+    start = -(-memory.data_ptr() // PAGE) * PAGE
+    size = memory.data_ptr() + memory.nbytes - start
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), mmap.MADV_HUGEPAGE):
+        log.info("no huge pages for the host pool (errno %d)", ctypes.get_errno())
 
 
 class HostPool(Pool):
