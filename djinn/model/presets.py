@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-# SmolLM2-135M-Instruct: the shape in its GGUF file. Llama-2, GPT-2: their published config.json. tiny-llama: ours, for tests.
-# (gpt2-small, so that "gpt2" stays the name of the weights on the hub.)
+# SmolLM2-135M-Instruct: the shape in its GGUF file. Llama-2, Mistral, GPT-2: their published config.json. tiny-llama:
+# ours, for tests. (gpt2-small, so that "gpt2" stays the name of the weights on the hub.)
 PRESETS: dict[str, dict[str, Any]] = {
     "smollm2-135m": {
         "model_type": "llama",
@@ -43,6 +43,19 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_attention_heads": 40,
         "num_key_value_heads": 40,
         "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+    },
+    "mistral-7b": {
+        "model_type": "mistral",
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "sliding_window": 4096,
+        "max_position_embeddings": 32768,
         "rms_norm_eps": 1e-5,
         "tie_word_embeddings": False,
     },

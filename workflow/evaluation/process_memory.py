@@ -22,10 +22,12 @@ class Reader:
         self._nvml = None
         if device.startswith("cuda"):
             import pynvml
+            import torch
 
             pynvml.nvmlInit()
             self._nvml = pynvml
-            self._handle = pynvml.nvmlDeviceGetHandleByIndex(int(device.partition(":")[2] or 0))
+            # by its name: NVML's numbers count the cards that CUDA_VISIBLE_DEVICES hides
+            self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
             self._before = pynvml.nvmlDeviceGetMemoryInfo(self._handle).used
 
     def read(self, pid: int) -> int:
