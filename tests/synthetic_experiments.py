@@ -52,7 +52,8 @@ def steering() -> dict[str, Any]:
 def breakpoints() -> dict[str, Any]:
     def model(name: str, layers: tuple[int, ...]) -> dict[str, Any]:
         row = {"tokens": 1280, "as_uninterrupted": [64] * 20, "as_generate": [64] * 20, "bit_equal": 20}
-        one = {"positions": 127, "near_ties": 0, "different": 0, "max_abs_logit_diff": 1e-5}
+        apart = {"near_ties": 0, "different": 0, "max_abs_logit_diff": 1e-5}
+        one = {"positions": 127, **apart, "control": apart}
         return {
             "facts": {"name": name, "source": "random", "dtype": "float32"},
             "prompts": 20,

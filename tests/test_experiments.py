@@ -70,6 +70,9 @@ def test_interrupted_sessions_give_the_tokens_of_uninterrupted_ones_and_of_plain
     found = plain.compare(prompts[0], whole[0].tokens, whole[0].logits)
     assert (found["positions"], found["near_ties"], found["different"]) == (11, 0, 0)
     assert found["max_abs_logit_diff"] < 1e-3
+    control = found["control"]  # rounds otherwise, and is the same model
+    assert control["different"] == 0 and 0 < control["max_abs_logit_diff"] < 1e-3
+    assert plain.model.config._attn_implementation != "eager"
 
 
 def test_another_token_and_other_logits_are_counted() -> None:

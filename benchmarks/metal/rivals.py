@@ -15,6 +15,7 @@ from djinn.model.presets import PRESETS
 from djinn.server.plan import workspace_bytes
 from evaluation.contenders.asking import Asked
 from evaluation.contenders.contender import Job
+from evaluation.peers import write_shape
 
 
 def job_of(bench: Bench, sessions: int, tokens: int, setting: dict[str, Any]) -> Job:
@@ -49,14 +50,8 @@ def job_of(bench: Bench, sessions: int, tokens: int, setting: dict[str, Any]) ->
 
 @contextmanager
 def shape_folder(bench: Bench) -> Iterator[Path]:
-    """config.json of the shape, for a system that draws its own random weights."""
-    from transformers import AutoConfig
-
-    s = bench.setting
-    shape = dict(PRESETS[s.model])
-    config = AutoConfig.for_model(shape.pop("model_type"), **shape, architectures=["LlamaForCausalLM"], dtype=s.dtype)
     with TemporaryDirectory(prefix="djinn-shape-") as folder:
-        config.save_pretrained(folder)
+        write_shape(bench.setting.model, bench.setting.dtype, Path(folder))
         yield Path(folder)
 
 

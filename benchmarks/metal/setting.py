@@ -84,7 +84,7 @@ PAPER = Setting(
     batch=25,
     decoders=8,
     budget=80 * 10**9,
-    full_host=84 * 10**9,
+    full_host=100 * 10**9,
     card_reserve=10**9,
 )
 TINY = replace(

@@ -28,7 +28,7 @@ def measure(bench: Bench, report: Report) -> None:
 def engine(bench: Bench, report: Report, name: str, setting: dict) -> None:
     s = bench.setting
     sizes = sorted(sessions for sessions, tokens in s.oversub if tokens == s.session_tokens)
-    job = job_of(bench, sizes[-1], s.session_tokens, {"load_format": "dummy"} | setting)
+    job = job_of(bench, sizes[-1], s.session_tokens, setting)
     place = Path(bench.vllm) if bench.vllm else None
     python = str(place) if place and place.is_file() else sys.executable
     path = python_path(str(place)) if place and place.is_dir() else nullcontext()

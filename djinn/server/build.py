@@ -76,8 +76,10 @@ def _build(
     loaded = load_model(args.model, args.weights, args.dtype, device, args.seed, args.path, args.hub_id, args.revision)
     facts = loaded.facts
     log.info("loaded %s from %s, %s", facts["name"], facts["source"], format_bytes(facts["bytes"]))
+    _tell_card(place)
     max_tokens = min(args.max_tokens, facts["max_tokens"] or args.max_tokens)
     executor, rows = drive(loaded.model, args.decode_rows or ROWS[place.type], max_tokens, frozenset(args.without))
+    _tell_card(place)
     shape = KVShape(facts["layers"], facts["kv_heads"], facts["head_dim"], facts["hidden_size"], facts["dtype"])
     plan = make_plan(
         shape,
@@ -89,6 +91,7 @@ def _build(
     _check_card(place, plan.arena_bytes)
     timeline = Timeline()
     arena = Pool(plan.arena_bytes, place, shape.unit_bytes)
+    _tell_card(place)
     host = HostPool(memory, shape.unit_bytes)
     streams = (
         CudaDevice(place, timeline, overlap="overlap" not in args.without)
@@ -145,6 +148,15 @@ def _identity(loaded: LoadedModel) -> Identity:
 def _whole(place: torch.device) -> int:
     """The budget where none is given: 90 % of the card, 2 GB on a CPU."""
     return int(torch.cuda.mem_get_info(place)[1] * 0.9) if place.type == "cuda" else CPU_BUDGET
+
+
+def _tell_card(place: torch.device) -> None:
+    """Beside weights and arena a card holds CUDA's context, kernels, graphs, and what torch keeps to give out again."""
+    if place.type == "cuda":
+        free, total = torch.cuda.mem_get_info(place)
+        tensors, kept = torch.cuda.memory_allocated(place), torch.cuda.memory_reserved(place)
+        used, tensors, kept = map(format_bytes, (total - free, tensors, kept))
+        log.info("%s holds %s: tensors %s, and all that torch took %s", place, used, tensors, kept)
 
 
 def _check_card(place: torch.device, arena_bytes: int) -> None:

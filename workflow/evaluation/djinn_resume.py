@@ -29,7 +29,7 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
     resume = settings.resume
     count = resume.warmup + resume.samples
     prompts = load_prompts(settings.model, count, resume.prompt_tokens)
-    tokens = resume.prompt_tokens + 2 * len(resume.layers) + 2
+    tokens = resume.prompt_tokens + 3 * len(resume.layers) + 2  # a layer: one cold, two before and at the warm pause
     budget = budget_for(settings.weights, IN_ARENA, resume.prompt_tokens, tokens)
     cases: list[dict[str, Any]] = []
     with server_for(settings, tokens, budget) as server, djinn.connect(server.endpoint) as client:
@@ -90,6 +90,7 @@ class Cases:
     def decode_warm(self, layer: int) -> dict[str, Any]:
         samples = []
         for session in self.decoders:
+            session.generate(max_new_tokens=1, logits="none")  # comes back whole, if it was away
             session.generate(max_new_tokens=1, break_at=layer, break_token=1)
             samples.append(intervals(session.resume().stamps))
         return self._case("decode", "warm", layer, samples, 0, None)

@@ -28,17 +28,26 @@ def _of_model(model: Result) -> Result:
         }
         for row in model["layers"]
     }
-    counts = {key: sum(one[key] for one in positions) for key in ("positions", "near_ties", "different")}
+    controls = [one["control"] for one in positions if "control" in one]  # not in raw files of before it was measured
     return {
         "facts": model["facts"],
         "prompts": model["prompts"],
         "layers": layers,
-        "plain": counts
+        "plain": {"positions": sum(one["positions"] for one in positions)}
+        | _apart(positions)
         | {
             "tokens": plain["tokens"],
             "as_generate": sum(plain["as_generate"]),
-            "max_abs_logit_diff": max(one["max_abs_logit_diff"] for one in positions),
+            "control": _apart(controls) if controls else None,
         },
+    }
+
+
+def _apart(counts: list[Result]) -> Result:
+    """The prompts' counts of `plain.apart` together."""
+    return {
+        **{key: sum(one[key] for one in counts) for key in ("near_ties", "different")},
+        "max_abs_logit_diff": max(one["max_abs_logit_diff"] for one in counts),
     }
 
 

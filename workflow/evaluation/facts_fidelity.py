@@ -49,11 +49,17 @@ def token_accuracy_gpt2(combined: Combined) -> tuple[float, str]:
 def plain_agreement(combined: Combined) -> tuple[float, str]:
     model = combined["breakpoints"]["models"]["campaign"]
     plain = model["plain"]
-    decided = plain["positions"] - plain["near_ties"]
+    decided, control = plain["positions"] - plain["near_ties"], plain["control"]
+    itself = (
+        f"; plain transformers with eager attention against itself with the usual one: {control['different']} with another "
+        f"best token, {control['near_ties']} near ties, max |Δlogit| {control['max_abs_logit_diff']:.2g}"
+        if control
+        else ""
+    )
     return (decided - plain["different"]) / decided, (
         f"{plain['positions']} positions of {_described(model)}: {plain['different']} with another best token, "
         f"{plain['near_ties']} near ties left out, max |Δlogit| {plain['max_abs_logit_diff']:.2g}; "
-        f"{plain['as_generate']} of {plain['tokens']} tokens are those of generate()"
+        f"{plain['as_generate']} of {plain['tokens']} tokens are those of generate(){itself}"
     )
 
 

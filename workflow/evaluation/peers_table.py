@@ -78,10 +78,11 @@ def workload(found: dict[str, Any] | None) -> list[str]:
             rows.append(f"| {NAMES[system]} | **not run** | – | – | – | – |")
             continue
         total, ratio = row["total"], row["over_djinn"]
+        same = "other weights" if row["tokens_as_djinn"] is None else f"{100 * row['tokens_as_djinn']:.1f} %"
         rows.append(
             f"| {NAMES[system]} | {'yes' if row['paused'] else 'cannot'} | {row['off_device_bytes'] / 1e6:.0f} MB "
             f"| {total['median']:.1f} s ({total['min']:.1f}–{total['max']:.1f}) "
-            f"| {ratio['ratio']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f}) | {100 * row['tokens_as_djinn']:.1f} % |"
+            f"| {ratio['ratio']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f}) | {same} |"
         )
     why = [f"- {NAMES[system]}: not run: {row['unable']}" for system, row in found["systems"].items() if row["unable"]]
     return [*rows, "", *why]

@@ -35,22 +35,37 @@ class Plain:
     def compare(self, prompt: list[int], tokens: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
         """One forward over the prompt and `tokens`, position by position against a session's `logits` of the same.
 
-        So a token that differs does not make all after it differ. near_ties: positions with another best token where the
-        plain logits of the two are within one step of the dtype; different: with more between them.
+        So a token that differs does not make all after it differ. control: the plain model against itself with another of
+        its attentions, which computes the same and rounds otherwise: how much of a difference is nobody's.
         """
         ids = torch.tensor([[*prompt, *tokens[:-1].tolist()]], device=self.model.device)
-        theirs = self.model(ids, use_cache=False).logits[0].float().cpu()
-        ours = torch.tensor(logits)
-        best, chosen = theirs.argmax(-1), ours.argmax(-1)
-        top = theirs.gather(1, best[:, None])[:, 0]
-        behind = top - theirs.gather(1, chosen[:, None])[:, 0]
-        apart, tied = best != chosen, behind <= step(top, self.facts["dtype"])
-        return {
-            "positions": len(best),
-            "near_ties": int((apart & tied).sum()),
-            "different": int((apart & ~tied).sum()),
-            "max_abs_logit_diff": float((ours - theirs).abs().max()),
-        }
+        theirs, kept = self._logits(ids), self.model.config._attn_implementation
+        self.model.set_attn_implementation("eager")
+        try:
+            otherwise = self._logits(ids)
+        finally:
+            self.model.set_attn_implementation(kept)
+        found = apart(torch.tensor(logits), theirs, self.facts["dtype"])
+        return {"positions": len(theirs), **found, "control": apart(otherwise, theirs, self.facts["dtype"])}
+
+    def _logits(self, ids: torch.Tensor) -> torch.Tensor:
+        """float32 `(positions, vocabulary)`, on the host."""
+        return self.model(ids, use_cache=False).logits[0].float().cpu()
+
+
+def apart(ours: torch.Tensor, theirs: torch.Tensor, dtype: str) -> dict[str, Any]:
+    """near_ties: positions with another best token where `theirs` of the two are within one step of the dtype; different:
+    with more between them.
+    """
+    best, chosen = theirs.argmax(-1), ours.argmax(-1)
+    top = theirs.gather(1, best[:, None])[:, 0]
+    behind = top - theirs.gather(1, chosen[:, None])[:, 0]
+    others, tied = best != chosen, behind <= step(top, dtype)
+    return {
+        "near_ties": int((others & tied).sum()),
+        "different": int((others & ~tied).sum()),
+        "max_abs_logit_diff": float((ours - theirs).abs().max()),
+    }
 
 
 def step(values: torch.Tensor, dtype: str) -> torch.Tensor:

@@ -83,11 +83,13 @@ class Timed:
         return done["seconds"]
 
     def row(self, ours: list[list[int]]) -> dict[str, Any]:
-        """seconds of every round; the rest as in `Contender.workload`; how much of its tokens are Djinn's."""
+        """seconds of every round; the rest as in `Contender.workload`; how much of its tokens are Djinn's, None with other
+        weights."""
         if self.unable:
             return {"unable": self.unable, "seconds": []}
         pairs = list(zip(self.tokens, ours, strict=True))
         same = sum(a == b for mine, theirs in pairs for a, b in zip(mine, theirs, strict=True))
+        others = self.rounds[-1].get("other_weights", False)
         return {
             "unable": None,
             "setting": self.setting,
@@ -95,8 +97,8 @@ class Timed:
             "parts": [one["parts"] for one in self.rounds],
             "paused": self.rounds[-1]["paused"],
             "off_device_bytes": self.rounds[-1]["off_device_bytes"],
-            "sessions_as_djinn": sum(mine == theirs for mine, theirs in pairs),
-            "tokens_as_djinn": same / sum(len(theirs) for _, theirs in pairs),
+            "sessions_as_djinn": None if others else sum(mine == theirs for mine, theirs in pairs),
+            "tokens_as_djinn": None if others else same / sum(len(theirs) for _, theirs in pairs),
         }
 
 

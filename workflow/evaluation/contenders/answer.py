@@ -34,11 +34,14 @@ def answer(contender: Contender, question: dict[str, Any]) -> Any:
         case "continued" | "edited" as name:
             return getattr(contender, name)(question["warmup"], question["samples"])
         case "leave":
-            return contender.leave(Path(question["folder"]))
+            with contender.repeating():
+                return contender.leave(Path(question["folder"]))
         case "survive":
-            return asdict(contender.come_back(Path(question["folder"])))
+            with contender.repeating():
+                return asdict(contender.come_back(Path(question["folder"])))
         case name if name in PROBES:
-            return asdict(getattr(contender, name)())
+            with contender.repeating():
+                return asdict(getattr(contender, name)())
         case other:
             raise ValueError(f"nobody answers {other!r}")
 

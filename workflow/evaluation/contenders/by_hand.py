@@ -33,6 +33,15 @@ class Local(Contender):
         self.layers, self.depth = self.model.model.layers, loaded.facts["layers"]
         self.place = self.model.device
 
+    @contextmanager
+    def repeating(self) -> Iterator[None]:
+        """Without cuDNN's attention, whose bits differ from run to run on a card: our server does without it too."""
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        try:
+            yield
+        finally:
+            torch.backends.cuda.enable_cudnn_sdp(True)
+
     def versions(self) -> dict[str, str]:
         return {name: version(name) for name in ("torch", "transformers")}
 

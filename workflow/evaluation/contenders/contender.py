@@ -11,6 +11,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,9 @@ class Job:
     device: str  # cpu or cuda:N
     threads: int
     model: dict[str, Any]  # the config's section: name, source, dtype, seed, path, hub_id, revision
-    weights: str  # a folder in Hugging Face layout, or a hub's name; for systems that load by themselves
+    weights: (
+        str  # a folder in Hugging Face layout, or a hub's name; for systems that load by themselves: see draws_weights
+    )
     device_budget: int  # bytes for weights, workspace and KV
     kv_room: int  # of these, what weights and the workspace of one pass leave for KV
     kv_bytes_per_token: int
@@ -35,6 +38,11 @@ class Job:
     prompts: list[list[int]]
     new_tokens: int  # after the first
     setting: dict[str, Any] = field(default_factory=dict)  # one of the system's TUNED
+
+    @property
+    def draws_weights(self) -> bool:
+        """Whether a system that loads by itself finds a config without weights, and draws random ones of its own."""
+        return self.model["source"] == "random"
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,10 @@ class Contender(ABC):
     def __init__(self, job: Job) -> None:
         self.job = job
 
+    def repeating(self) -> AbstractContextManager[None]:
+        """Inside, the same pass gives the same bits, where the system can be set so: the probes are asked in it."""
+        return nullcontext()
+
     @abstractmethod
     def versions(self) -> dict[str, str]:
         """Of what it is made of: {"vllm": "0.26.0", "torch": ...}."""
@@ -109,7 +121,7 @@ class Contender(ABC):
 
         A system that can pause pauses each in decode (Job.layer of its first new token, or between tokens where it
         cannot stop inside) before any goes on. -> {"seconds": total, "tokens": [[id, ...], ...], "paused": bool,
-        "parts": {name: seconds}, "off_device_bytes": at the barrier or 0}.
+        "parts": {name: seconds}, "off_device_bytes": at the barrier or 0, "other_weights": True where they are its own}.
         """
         raise Unable("it has no workload of many sessions")
 

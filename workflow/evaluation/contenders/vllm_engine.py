@@ -63,6 +63,8 @@ class Engine:
 
     def _start(self, setting: dict[str, Any]) -> LLM:
         job, given = self.job, dict(setting)
+        if job.draws_weights:
+            given["load_format"] = "dummy"
         if "kv_offloading_size" in given:
             given["kv_offloading_size"] = self.offload_bytes / 2**30  # GiB
         if self.cuda:

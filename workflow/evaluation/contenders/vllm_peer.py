@@ -48,6 +48,7 @@ class VLLM(Contender):
             "paused": False,
             "parts": {"all": ended - began},
             "off_device_bytes": 0,
+            "other_weights": self.job.draws_weights,
         }
 
     def continued(self, warmup: int, samples: int) -> dict[str, list[float]]:

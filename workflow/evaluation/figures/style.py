@@ -22,7 +22,7 @@ COLUMN = (
 )
 SMALL = 7.0  # pt
 LABELS = 0.36  # inches that the lowest panel's ticks and label take
-LINE = 78  # letters of a line of small text across a column
+LINE = 70  # letters of a line of small text across a column
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000",
     "#E69F00",
