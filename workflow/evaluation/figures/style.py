@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,16 @@ matplotlib.use("Agg")  # no display on a server; before pyplot, by any module of
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patheffects import withStroke
+from matplotlib.textpath import text_to_path
 
 COLUMN = (
     3.33  # width (inches) of a column of a two-column paper: every figure is drawn at that size, no text below 7 pt
 )
 SMALL = 7.0  # pt
 LABELS = 0.36  # inches that the lowest panel's ticks and label take
-LINE = 70  # letters of a line of small text across a column
+EDGE = 2.0  # pt that small print keeps from either edge
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000",
     "#E69F00",
@@ -124,7 +125,7 @@ def small_print(figure: Figure, results: dict[str, Any], extra: str = "") -> Non
     ]
     if results["mixed_commits"] or results["mixed_config"]:
         facts.append("MIXED " + " and ".join(kind for kind in ("commits", "config") if results[f"mixed_{kind}"]))
-    lines = [line for text in (extra, " · ".join(facts)) for line in textwrap.wrap(text, LINE)]
+    lines = [line for text in (extra, "\N{NO-BREAK SPACE}· ".join(facts)) if text for line in _wrapped(text)]
     room = (len(lines) * 1.2 * SMALL / 72 + LABELS) / figure.get_figheight()
     for grid in {axes.get_subplotspec().get_topmost_subplotspec().get_gridspec() for axes in figure.axes}:
         grid.update(bottom=room)
@@ -138,6 +139,18 @@ def small_print(figure: Figure, results: dict[str, Any], extra: str = "") -> Non
         color="#555555",
         linespacing=1.15,
     )
+
+
+def _wrapped(text: str) -> list[str]:
+    """Lines of small print that fit the column, by the widths of their letters; call inside `plt.rc_context(RC)`."""
+    font, lines = FontProperties(size=SMALL), []
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and text_to_path.get_text_width_height_descent(longer, font, False)[0] <= 72 * COLUMN - 2 * EDGE:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
 
 
 def staircase(axes: Axes, ratios: Sequence[float], **look: Any) -> None:
