@@ -6,6 +6,7 @@ Prints the memory plan and, once it accepts requests, one line `djinn: listening
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import signal
 import sys
@@ -125,6 +126,10 @@ def run(args: argparse.Namespace) -> None:
     host = parse_bytes(args.host_budget)
     disk = None if args.disk_budget is None else parse_bytes(args.disk_budget)
     service, table, shut_down = build_service(args, device, budget, host, disk)
+    # What loading has made stays as long as the server does, half a million objects. Python walks them all whenever enough
+    # new ones have come, and every thread waits: 0.2 s at a time on a CPU, and a card stood still for 0.46 s of 5.5.
+    gc.collect()
+    gc.freeze()
     print(table, flush=True)
     signal.set_wakeup_fd(service.hears.fileno(), warn_on_full_buffer=False)
     for number in (signal.SIGINT, signal.SIGTERM):
