@@ -116,7 +116,9 @@ def test_what_it_serves(family, more):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for a CPU with g++, which is not here")
-@pytest.mark.skipif(" " in torch.__file__, reason="torch hands its own folder to g++ without quotes: this path has a space")
+@pytest.mark.skipif(
+    " " in torch.__file__, reason="torch hands its own folder to g++ without quotes: this path has a space"
+)
 def test_compiled_once_whatever_the_length_and_wherever_a_state_lay():
     """Two compiled forms of one half may differ in their bits: a stop must not lead from one to the other."""
     loop = Loop(build(), rows=4, max_tokens=ROOM)
