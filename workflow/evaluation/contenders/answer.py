@@ -33,17 +33,21 @@ def answer(contender: Contender, question: dict[str, Any]) -> Any:
             return contender.workload(question["sessions"])
         case "continued" | "edited" as name:
             return getattr(contender, name)(question["warmup"], question["samples"])
-        case "leave":
+        case name if name in ("leave", *PROBES):
             with contender.repeating():
-                return contender.leave(Path(question["folder"]))
-        case "survive":
-            with contender.repeating():
-                return asdict(contender.come_back(Path(question["folder"])))
-        case name if name in PROBES:
-            with contender.repeating():
-                return asdict(getattr(contender, name)())
+                return _probed(contender, question)
         case other:
             raise ValueError(f"nobody answers {other!r}")
+
+
+def _probed(contender: Contender, question: dict[str, Any]) -> Any:
+    match question["ask"]:
+        case "leave":
+            return contender.leave(Path(question["folder"]))
+        case "survive":
+            return asdict(contender.come_back(Path(question["folder"])))
+        case probe:
+            return asdict(getattr(contender, probe)())
 
 
 def serve(module: str, questions: TextIO, answers: TextIO) -> None:
