@@ -9,7 +9,7 @@ from benchmarks.metal.bench import Bench
 from benchmarks.metal.report import Report, say
 from djinn.errors import BudgetTooSmall, OutOfMemory, ServerFault, ServerGone
 
-STEP = 2**29  # bytes given up after a start, or a first prefill, that failed
+STEP = 2**28  # bytes given up after a start, or a first prefill, that failed
 TRIES = 8
 
 

@@ -85,7 +85,7 @@ PAPER = Setting(
     decoders=8,
     budget=80 * 10**9,
     full_host=100 * 10**9,
-    card_reserve=10**9,
+    card_reserve=1_500_000_000,
 )
 TINY = replace(
     PAPER,

@@ -44,6 +44,8 @@ class RowGraphs:
         self._cos, self._sin = (torch.zeros((rows, shape.head_dim), dtype=model.dtype, device=device) for _ in range(2))
         self._copied = torch.cuda.Event()
         self._pool = torch.cuda.graph_pool_handle()
+        # One stream makes them all: cuBLAS takes a workspace of 32 MiB for each stream that it meets, and torch deals out 32.
+        self._capturing = torch.cuda.Stream()
         self._begin = self._capture(self._prepare)
         self._embed = self._capture(self._look_up)
         self._layer = [self._capture(lambda index=index: self._run_layer(index)) for index in range(depth)]
@@ -72,7 +74,7 @@ class RowGraphs:
         self._logits.copy_(F.linear(self.model.model.norm(self.hidden), self.model.lm_head.weight))
 
     def _capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        stream = torch.cuda.Stream()
+        stream = self._capturing
         stream.wait_stream(torch.cuda.current_stream())
         graph = torch.cuda.CUDAGraph()
         with torch.inference_mode(), torch.cuda.stream(stream):
