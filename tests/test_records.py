@@ -89,6 +89,9 @@ def test_the_commit_and_whether_it_was_changed(tmp_path, monkeypatch):
     git("commit", "-m", "a")
     commit, dirty = commit_of(tmp_path)
     assert len(commit) == 40 and not dirty
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "kills.json").write_text("{}")  # of the suite before
+    assert commit_of(tmp_path) == (commit, False)
     (tmp_path / "a").write_text("2")
     assert commit_of(tmp_path) == (commit, True)
     (tmp_path / "inside").mkdir()

@@ -21,6 +21,7 @@ SCHEMA = 1
 ROOT = Path(__file__).resolve().parents[2]
 COPIED_FROM = Path(".bundle/commit.json")  # in a tree without git: what `make bundle` wrote before it was copied
 SOURCES = ("djinn", "workflow", "benchmarks", "config")
+MADE = ("results", "docs", "README.md")  # what measurements write, and what is written of them: no source of any
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyzmq", "msgspec", "snakemake")
 
 
@@ -88,14 +89,14 @@ def read_raw(path: Path) -> dict[str, Any]:
 
 
 def commit_of(root: Path) -> tuple[str, bool]:
-    """(commit, whether the working tree differs from it).
+    """(commit, whether the working tree differs from it in more than MADE).
 
-    In a checkout git has the word. A copied tree has none: there DJINN_COMMIT says which commit was copied, else the file
+    In a checkout git has the word; a suite's file beside the one before it is no change. A copied tree has none: there DJINN_COMMIT says which commit was copied, else the file
     that `make bundle` wrote, which also tells whether the sources have changed since; else it is ("unknown", False).
     """
     commit = _git(root, "rev-parse", "HEAD") if _is_checkout(root) else None
     if commit:
-        return commit, bool(_git(root, "status", "--porcelain"))
+        return commit, bool(_git(root, "status", "--porcelain", "--", ".", *(f":!{path}" for path in MADE)))
     if "DJINN_COMMIT" in os.environ:
         return os.environ["DJINN_COMMIT"], False
     copied = root / COPIED_FROM
