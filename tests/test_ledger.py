@@ -100,6 +100,24 @@ def test_who_is_there_grows_and_runs_before_somebody_comes_back_in_its_place():
     assert [request.residence for request in book.waiting] == [here, away]
 
 
+def test_who_lacks_nothing_is_let_in_before_anybody_can_choose_it_to_leave():
+    """However many asked before it: a session that waits, and is about to run, is nobody's room."""
+    book = Ledger(Extents(2 * 32, 32), Extents(4 * 32, 32))
+    away, here = Residence("away", Machine(State.HOST)), Residence("here", Machine(State.IO_WAIT))
+    for residence in (away, here):
+        book.open(residence)
+        residence.body.parts[0] = Part(live=32)
+    here.body.here = True
+    here.body.parts[0].device, _ = book.device.take(32, 32)
+    away.body.parts[0].host = book.host.take_scattered(32)
+    for number, residence in ((0, away), (Request.HEAD_START + 1, here)):
+        book.request(Request(residence, {0: 32}, number, resumed=True))
+    assert [request.residence for request in book.waiting] == [away, here]
+    step = policy.next_step(book)
+    assert isinstance(step, decisions.Grant)
+    assert step.request.residence is here
+
+
 def test_room_for_the_next_is_made_while_one_comes_back():
     """Two of four sessions fit. Copies both ways at once: else each would come back only when the one before has landed."""
     book = Ledger(Extents(2 * 32, 32), Extents(4 * 32, 32))

@@ -9,7 +9,9 @@ import pytest
 import torch
 from late import LateDevice, poison_what_is_free
 
-from djinn.errors import OutOfMemory
+from djinn.errors import IllegalMove, OutOfMemory, ServerFault
+from djinn.paging.decisions import Grant, Step
+from djinn.paging.mover import Mover
 from djinn.paging.pager import Pager
 from djinn.paging.residence import Request, Residence
 from djinn.sizes import KVShape
@@ -172,6 +174,43 @@ def test_an_intent_brings_a_session_back_before_it_is_resumed():
     assert residence.body.here
     rig.run(residence, 1)
     rig.close()
+
+
+def test_what_was_decided_is_begun_before_a_copy_that_ends_can_change_it(monkeypatch):
+    """Between the two an eviction ended, its session could not become READY any more, and its request was never answered."""
+    rig = Rig(host_units=80)
+    seen = []
+
+    def carry_out(mover: Mover, step: Step, real=Mover._carry_out) -> None:
+        if isinstance(step, Grant):
+            seen.append((step.request.residence.machine.state, step.request.residence.waiting))
+        real(mover, step)
+
+    monkeypatch.setattr(Mover, "_carry_out", carry_out)
+    residence = rig.open()
+    for tokens in (20, 40, 40):  # it grows, on the device: let in by a decision, not by a copy's end
+        rig.run(residence, tokens)
+    rig.close()
+    assert seen
+    assert set(seen) <= {(State.READY, None), (State.QUEUED, None)}
+
+
+def test_a_request_that_cannot_be_let_in_is_answered(monkeypatch):
+    rig = Rig(host_units=80)
+    residence = rig.open()
+    rig.run(residence, 20)
+    monkeypatch.setattr(residence.machine, "move", refuse)
+    with pytest.raises(ServerFault, match="paging failed: IllegalMove"):
+        rig.run(residence, 40)
+    monkeypatch.undo()
+    assert not residence.granted
+    rig.close()
+
+
+def refuse(state: State) -> int:
+    if state is State.READY:
+        raise IllegalMove("not from here")
+    return 0
 
 
 def test_when_all_tiers_are_full_one_request_is_refused_and_nobody_is_harmed():

@@ -33,11 +33,11 @@ class Endings:
     def let_in(self, request: Request) -> None:
         """Under the lock: the session is READY (a new one stays QUEUED until it runs)."""
         residence = request.residence
-        self.book.let_in(request)
-        residence.stamps.clear()
         now = time.monotonic_ns()
         if residence.machine.state is not State.QUEUED:
             now = residence.machine.move(State.READY)
+        self.book.let_in(request)  # behind the move: where that is refused, the request waits still, and is answered
+        residence.stamps.clear()
         residence.stamps["ready"] = now
         if residence.body.here:
             residence.stamps["resident"] = now

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -89,14 +89,20 @@ class Mover:
                     return
                 if self.written:
                     step = self.written.popleft()
-                residence = step.request.residence if isinstance(step, Grant) else getattr(step, "residence", None)
-                if isinstance(step, Move):
-                    self._begin(step)
-            try:
-                self._carry_out(step)
-            except Exception as error:  # a defect must not end the thread that all sessions share; it is reported
-                log.exception("paging failed")
-                self._ends.fail(residence, ServerFault(f"paging failed: {type(error).__name__}: {error}"))
+                begun = self._safely(self._begin, step)
+            if begun:
+                self._safely(self._carry_out, step)
+
+    def _safely(self, work: Callable[[Step | Written], None], step: Step | Written) -> bool:
+        """Whether it went well. A defect must not end the thread that all sessions share: it is told to the one concerned."""
+        try:
+            work(step)
+        except Exception as error:
+            log.exception("paging failed")
+            residence = step.request.residence if isinstance(step, Grant | Refuse) else getattr(step, "residence", None)
+            self._ends.fail(residence, ServerFault(f"paging failed: {type(error).__name__}: {error}"))
+            return False
+        return True
 
     def _next(self) -> Step | None:
         """Under the lock: what the policy decides. A defect in it fails those who wait, or it would meet them again."""
@@ -108,11 +114,19 @@ class Mover:
                 self._ends.fail(request.residence, ServerFault(f"paging failed: {type(error).__name__}: {error}"))
             return None
 
-    def _begin(self, move: Move) -> None:
-        """Under the lock still: who comes back is not resident, and has a gate before each part."""
-        if move.transfer.direction != "out" and move.transfer.moves:
-            move.residence.resident.clear()
-            move.residence.gates = {key: PartGate(self._queued) for key, _ in move.transfer.moves}
+    def _begin(self, step: Step | Written) -> None:
+        """Under the lock still, so that what was decided is true: a copy that ends meanwhile, or a session that is closed,
+        changes it. Who comes back is not resident, and has a gate before each part."""
+        match step:
+            case Move(transfer=transfer, residence=residence) if transfer.direction != "out" and transfer.moves:
+                residence.resident.clear()
+                residence.gates = {key: PartGate(self._queued) for key, _ in transfer.moves}
+            case Grant(request=request):
+                self._ends.let_in(request)
+            case Refuse(request=request):
+                self.book.withdraw(request)
+            case RefuseSave(saving=saving):
+                saves.withdraw(self.book, saving)
 
     def _carry_out(self, step: Step | Written) -> None:
         match step:
@@ -128,12 +142,8 @@ class Mover:
                 else:
                     self._queue_in(transfer, residence, request)
             case Grant(request=request):
-                with self.lock:
-                    self._ends.let_in(request)
                 request.then(None)
             case Refuse(request=request, error=error):
-                with self.lock:
-                    self.book.withdraw(request)
                 request.then(error)
             case Spill(body=body):
                 self.disk.write(str(body.serial), self.layout.host_pages(body), partial(self._ends.spilled, body))
@@ -142,8 +152,6 @@ class Mover:
             case Save(saving=saving):
                 saving.write(self._pages(saving.residence), partial(self._ends.saved, saving))
             case RefuseSave(saving=saving, error=error):
-                with self.lock:
-                    saves.withdraw(self.book, saving)
                 saving.then(error)
             case RefuseRead(body=body, error=error):
                 with self.lock:

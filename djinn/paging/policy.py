@@ -24,11 +24,12 @@ AHEAD = 1 << 28  # bytes behind the restore at hand, from which on no other begi
 
 def next_step(book: Ledger, ahead: int = AHEAD) -> Step | None:
     """The next thing to do, begun in the ledger; None when there is nothing until something ends."""
+    for request in book.waiting:  # before anybody's eviction: one of these could be chosen for it
+        if book.holds(request):
+            return Grant(request)
     blocked = False
     for request in book.waiting:
         body = request.residence.body
-        if book.holds(request):
-            return Grant(request)
         if blocked or body.moving or body.pins:
             continue
         step = _make_room(book, request, ahead)
