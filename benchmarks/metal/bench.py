@@ -16,14 +16,9 @@ import djinn
 from benchmarks.metal.local import Local
 from benchmarks.metal.report import say
 from benchmarks.metal.setting import Setting
-from evaluation.servers import MARGIN_TOKENS, budget_for
+from evaluation.servers import MARGIN_TOKENS, await_pool, budget_for
 
 FILLERS = 4  # idle sessions kept beyond those that the arena holds
-GROWTH_S = 30.0  # a host pool that has not grown for so long grows no more
-
-
-class PoolStuck(RuntimeError):
-    """The server's host pool was never ready."""
 
 
 class Bench:
@@ -124,22 +119,6 @@ def preset(setting: Setting) -> dict[str, Any]:
     from djinn.model.presets import PRESETS
 
     return PRESETS[setting.model]
-
-
-def await_pool(client: djinn.Client) -> None:
-    """Return when all of the host pool is ready. Raises PoolStuck."""
-    best, since = -1, time.monotonic()
-    while True:
-        lives = client.stats()["bytes"]
-        if lives["host_free_bytes"] >= lives["host_budget_bytes"]:
-            return
-        if lives["host_free_bytes"] > best:
-            best, since = lives["host_free_bytes"], time.monotonic()
-        elif time.monotonic() - since > GROWTH_S:
-            raise PoolStuck(
-                f"{best} of {lives['host_budget_bytes']} bytes of the host pool are ready, and no more come"
-            )
-        time.sleep(0.05)
 
 
 def settle(client: djinn.Client) -> None:

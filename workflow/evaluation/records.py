@@ -91,8 +91,9 @@ def read_raw(path: Path) -> dict[str, Any]:
 def commit_of(root: Path) -> tuple[str, bool]:
     """(commit, whether the working tree differs from it in more than MADE).
 
-    In a checkout git has the word; a suite's file beside the one before it is no change. A copied tree has none: there DJINN_COMMIT says which commit was copied, else the file
-    that `make bundle` wrote, which also tells whether the sources have changed since; else it is ("unknown", False).
+    In a checkout git has the word; a suite's file beside the one before it is no change. A copied tree has none: there
+    DJINN_COMMIT says which commit was copied, else the file that `make bundle` wrote, which also tells whether the sources
+    have changed since; else it is ("unknown", False).
     """
     commit = _git(root, "rev-parse", "HEAD") if _is_checkout(root) else None
     if commit:

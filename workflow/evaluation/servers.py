@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,10 +13,15 @@ from djinn.server.plan import workspace_bytes
 from djinn.sizes import UNIT_TOKENS, KVShape
 
 MARGIN_TOKENS = 64  # a server is told of prompts, new tokens and this
+GROWTH_S = 30.0  # a host pool that has not grown for so long grows no more
 
 
 class WrongServer(RuntimeError):
     """The server that the config names holds another model than the config."""
+
+
+class PoolStuck(RuntimeError):
+    """The server's host pool was never ready."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +32,13 @@ class Running:
 
 
 @contextmanager
-def server_for(settings: Any, max_tokens: int, device_budget: int, decode_rows: int | None = None) -> Iterator[Running]:
+def server_for(
+    settings: Any, max_tokens: int, device_budget: int, decode_rows: int | None = None, wait_for_pool: bool = True
+) -> Iterator[Running]:
     """A server for `settings`: bytes of `device_budget`, sessions of up to `max_tokens`. It ends with the block.
 
-    decode_rows: as of `djinn.serve`, of a server of our own.
+    decode_rows: as of `djinn.serve`, of a server of our own. wait_for_pool: until all of such a server's host pool is
+    ready, since pinning it holds a driver's lock that every copy wants too; how long it takes the rule `provision` tells.
     """
     if settings.server:
         check_model(settings)
@@ -52,7 +61,26 @@ def server_for(settings: Any, max_tokens: int, device_budget: int, decode_rows: 
         decode_rows=decode_rows,
     )
     with server:
+        if wait_for_pool:
+            with djinn.connect(server.endpoint) as client:
+                await_pool(client)
         yield Running(server.endpoint, server.pid, server.start_s)
+
+
+def await_pool(client: djinn.Client) -> None:
+    """Return when all of the host pool of a server that nobody has used yet is ready. Raises PoolStuck."""
+    best, since = -1, time.monotonic()
+    while True:
+        lives = client.stats()["bytes"]
+        if lives["host_free_bytes"] >= lives["host_budget_bytes"]:
+            return
+        if lives["host_free_bytes"] > best:
+            best, since = lives["host_free_bytes"], time.monotonic()
+        elif time.monotonic() - since > GROWTH_S:
+            raise PoolStuck(
+                f"{best} of {lives['host_budget_bytes']} bytes of the host pool are ready, and no more come"
+            )
+        time.sleep(0.05)
 
 
 def check_model(settings: Any) -> None:
