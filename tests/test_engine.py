@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections.abc import Iterator
@@ -173,4 +174,20 @@ def test_a_session_whose_copy_breaks_behind_its_answer_says_why_it_cannot_go_on(
     until(lambda: session.machine.state is State.FAILED)
     with pytest.raises(IllegalMove, match=r"failed .*the copy engine is on fire"):
         engine.park(session)
+    engine.close(session.key)
+
+
+def test_who_reads_a_session_that_a_copy_breaks_is_told_that(engine, prompt):
+    """It is being moved on the device when it is looked at, and that copy fails."""
+    session, answers = engine.open(), queue.SimpleQueue()
+    submit(engine, session, ids=tuple(prompt), break_at=4).get()
+    with engine.lock:
+        session.residence.body.moving = "across"
+        engine.activation(session, session.pause.name, answers.put)
+        session.residence.body.moving = None
+        engine.pager._ends.fail(session.residence, ServerFault("the copy engine is on fire"))
+        engine.pager._ends.let_read()
+    fault = answers.get(timeout=30)
+    assert isinstance(fault, ServerFault)
+    assert "on fire" in str(fault)
     engine.close(session.key)

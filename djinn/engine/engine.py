@@ -125,7 +125,8 @@ class Engine:
                     give(problem)
                     return
                 if session.residence.released:
-                    give(IllegalMove(f"the session was {session.machine.state} before its activation was read"))
+                    over = IllegalMove(f"the session was {session.machine.state} before its activation was read")
+                    give(session.residence.lost or over)  # where a copy broke it, that is what is told
                     return
                 hidden = self.pager.layout.hidden_wherever(session.residence, name, len(checkpoint.ids))
                 give(self.side.copy(hidden))
