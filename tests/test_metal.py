@@ -6,8 +6,10 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
 
 from benchmarks.metal import table
 from benchmarks.metal.report import Report
@@ -15,6 +17,8 @@ from benchmarks.metal.row import Row
 from benchmarks.metal.rows import rows
 from benchmarks.metal.samples import Missing, read
 from benchmarks.metal.setting import PAPER, TINY, read_variant
+
+ROOT = Path(__file__).parent.parent
 
 
 def raw(folder, group, samples, facts=None, setting=PAPER):
@@ -148,3 +152,12 @@ def test_groups_measure_on_a_cpu(tmp_path):
     ids = {one.row.id for one in table.lines(runs)}
     assert {"resume.ready@4", "resume.logits@4", "resume.resident@4", "oversub.n16_64"} <= ids
     assert runs[0].fact("oversub.n16_64.bit_equal")["equal"] == 16
+
+
+@pytest.mark.parametrize(("page", "card"), [("performance.md", "h100-80gb"), ("performance-h200.md", "h200-141gb")])
+def test_a_cards_page_says_what_its_raw_files_say(page, card):
+    runs = sorted((ROOT / "results" / "reference" / card / "metal").iterdir())
+    made = table.tables(read(runs), yaml.safe_load(table.PREDICTIONS.read_text()), table.markdown)
+    begin, end = table.MARKS
+    kept = (ROOT / "docs" / page).read_text().partition(begin)[2].partition(end)[0]
+    assert kept.strip() == made.strip(), "python -m benchmarks.metal.table --markdown writes it anew"

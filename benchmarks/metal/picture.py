@@ -8,14 +8,13 @@ Of the last round: its sessions' stamps are in the raw file, the spans in the ti
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
 
+from benchmarks.metal.samples import load
 from benchmarks.overlap import Spans, merged
 from evaluation.figures.style import BLUE, GREEN, GREY, RC, VERMILION
 
@@ -85,8 +84,8 @@ def main() -> None:
     parser.add_argument("row", help="such as n50_1600")
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
-    timeline = args.raw.with_name(f"{args.raw.stem}-{args.row}-timeline.json.gz")
-    draw(json.loads(args.raw.read_text()), args.row, json.loads(gzip.decompress(timeline.read_bytes())), args.out)
+    timeline = args.raw.with_name(f"{args.raw.name.split('.')[0]}-{args.row}-timeline.json.gz")
+    draw(load(args.raw), args.row, load(timeline), args.out)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -60,12 +61,24 @@ class Run:
         return paired(a[:n], b[:n])
 
 
+def load(file: Path) -> dict[str, Any]:
+    """A raw file, or one that was packed to be kept (`gzip`)."""
+    found = file.read_bytes()
+    return json.loads(gzip.decompress(found) if file.suffix == ".gz" else found)
+
+
+def files_of(run: Path) -> list[Path]:
+    """A run's raw files; a timeline beside them is none."""
+    packed = [file for file in run.glob("*.json.gz") if not file.name.endswith("-timeline.json.gz")]
+    return sorted([*run.glob("*.json"), *packed])
+
+
 def read(paths: Iterable[Path]) -> dict[str, list[Run]]:
     """variant ("": none) → its runs. A path is a raw file or a folder of them; a folder is a run."""
     folders: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for path in paths:
-        for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
-            raw = json.loads(file.read_text())
+        for file in files_of(path) if path.is_dir() else [path]:
+            raw = load(file)
             if raw.get("benchmark") != "metal":
                 raise ValueError(f"{file} is not a raw file of benchmarks.metal")
             folders.setdefault((raw["settings"]["variant"], str(file.parent)), []).append(raw)

@@ -31,9 +31,9 @@ class Plain:
             ids = torch.tensor([prompt], device=self.model.device)
             return self.model(ids, logits_to_keep=1).logits[0, -1].float().cpu().numpy()
 
-    def scaled(self, prompt: list[int]) -> np.ndarray:
-        """The same with the hidden state behind layer L scaled by FACTOR, by a forward hook."""
-        hook = self.layer.register_forward_hook(lambda module, inputs, output: output * FACTOR)
+    def scaled(self, prompt: list[int], factor: float = FACTOR) -> np.ndarray:
+        """The same with the hidden state behind layer L scaled by `factor`, by a forward hook."""
+        hook = self.layer.register_forward_hook(lambda module, inputs, output: output * factor)
         try:
             return self.logits(prompt)
         finally:
