@@ -39,6 +39,20 @@ def test_a_dead_server_is_noticed():
             client.stats()
 
 
+def test_a_server_says_where_its_threads_are_and_goes_on():
+    with own_server() as server, djinn.connect(server.endpoint) as client:
+        os.kill(server.pid, signal.SIGUSR1)
+        client.stats()
+        for _ in range(500):
+            server._log.seek(0)
+            if "mover.py" in (said := server._log.read()):
+                break
+            time.sleep(0.01)
+        assert "mover.py" in said
+        assert "compute.py" in said
+        client.stats()
+
+
 def test_a_server_dies_with_its_parent():
     code = """
 import djinn, time

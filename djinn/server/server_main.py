@@ -6,6 +6,7 @@ Prints the memory plan and, once it accepts requests, one line `djinn: listening
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import gc
 import logging
 import signal
@@ -25,7 +26,11 @@ PARTS = ("batching", "own-loop", "compiling", "graphs", "write-through", "parts-
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="djinn serve", description="Serve pausable LLM sessions on one device.")
+    p = argparse.ArgumentParser(
+        prog="djinn serve",
+        description="Serve pausable LLM sessions on one device.",
+        epilog="SIGTERM: drain and end. SIGUSR1: write every thread's stack to standard error, and go on.",
+    )
     p.add_argument("--model", default=DEFAULT_MODEL, help="a preset, a local folder or a hub id (default: %(default)s)")
     p.add_argument(
         "--weights",
@@ -146,6 +151,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.parent:
         die_with_parent(args.parent)
     sys.setswitchinterval(SWITCH_S)
+    faulthandler.register(signal.SIGUSR1)  # a server in which nothing moves any more can still say where each thread is
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         run(args)
