@@ -21,7 +21,12 @@ PROMPTS = ROOT / "workflow" / "resources" / "prompts"
 CONDA_FILES = ("environment.yml", "envs/measure.yaml", "envs/analysis.yaml")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-DISTRIBUTIONS = {"zmq": "pyzmq", "yaml": "pyyaml", "pynvml": "nvidia-ml-py", "PIL": "pillow"}  # imported under another name
+DISTRIBUTIONS = {
+    "zmq": "pyzmq",
+    "yaml": "pyyaml",
+    "pynvml": "nvidia-ml-py",
+    "PIL": "pillow",
+}  # imported under another name
 
 
 def canonical(name: str) -> str:

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import djinn
 from benchmarks.soak import recovery
 from benchmarks.soak.faults import FAULTS
 from benchmarks.soak.journal import Journal, Life
-from benchmarks.soak.programs import Given, Look, Program, Step
+from benchmarks.soak.programs import Given, Look, Program, Step, same
 from benchmarks.soak.report import OWN
 
 ROOT = Path(__file__).parent.parent
@@ -73,6 +75,16 @@ def life(place=(1, 0), doing="", durable=(None,)) -> Life:
 def test_where_a_session_may_stand(one, ended, places, gone, promised):
     allowed = recovery.expected(one, PROGRAM, ended)
     assert (set(allowed.places), allowed.may_be_gone, allowed.promised) == (places, gone, promised)
+
+
+def test_the_rest_of_a_step_may_be_one_token_and_no_pass():
+    """Cut off by a drain before its last token, which only had to be chosen: there are no rows to compare."""
+    given = Given((1, 2, 3), np.arange(8.0).reshape(2, 4), {})
+    rest, last = np.array([3]), given.logits[-1:]
+    assert same(djinn.Out(rest, np.empty((0, 4))), given, done=3)
+    assert same(djinn.Out(rest, last), given, done=3)
+    assert not same(djinn.Out(rest, last + 1), given, done=3)
+    assert not same(djinn.Out(np.array([4]), last), given, done=3)
 
 
 def test_a_session_is_found_between_two_tokens():
