@@ -85,6 +85,7 @@ def test_the_rest_of_a_step_may_be_one_token_and_no_pass():
     assert same(djinn.Out(rest, last), given, done=3)
     assert not same(djinn.Out(rest, last + 1), given, done=3)
     assert not same(djinn.Out(np.array([4]), last), given, done=3)
+    assert not same(djinn.Out(np.array([2, 3]), np.empty((0, 4))), given, done=2), "a pass ran for the last of two"
 
 
 def test_a_session_is_found_between_two_tokens():

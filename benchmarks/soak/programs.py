@@ -164,9 +164,11 @@ def same(result: Any, given: Given, done: int = 0) -> bool:
         return False
     if given.logits is None:
         return isinstance(out, djinn.Pause)
-    if done:  # of the rows only the last is certain to be of both, and there is none where the last token was all that was left
+    if done:  # of the rows only the last is certain to be of both
         rows = np.atleast_2d(out.logits)
-        return not len(rows) or np.array_equal(rows[-1], np.atleast_2d(given.logits)[-1])
+        if not len(rows):  # no pass ran: one token was left, and is chosen of logits that were there
+            return len(out.tokens) == 1
+        return np.array_equal(rows[-1], np.atleast_2d(given.logits)[-1])
     return np.array_equal(out.logits, given.logits)
 
 

@@ -83,8 +83,8 @@ class HostMemory:
             return None
         began = time.monotonic()
         code = int(torch.cuda.cudart().cudaHostRegister(chunk.data_ptr(), chunk.nbytes, 0))
-        # It held a lock that every copy and every kernel wants: who waits gets it now. Without, on a host whose memory was
-        # slow to pin, resumes beside it took 0.2 to 1.6 s where they take 1.5 ms.
+        # It held a lock that every copy and every kernel wants: who waits gets it now. While a pool was pinned without that, on
+        # a host that was slow to pin, resumes took up to 1.6 s where they take 1.5 ms.
         time.sleep(time.monotonic() - began)
         return f"{chunk.nbytes} bytes could not be pinned (CUDA error {code})" if code else None
 
