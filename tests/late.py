@@ -54,6 +54,7 @@ class LateDevice(Device):
         super().__init__(torch.device("cpu"), Timeline())
         self.dropped = dropped
         self.out, self.into = LateStream("copy out", self), LateStream("copy in", self)
+        self.first = LateStream("copy in first", self)
         self._compute = LateStream("compute", self)
 
     def write(self, rows: torch.Tensor, values: torch.Tensor) -> None:
@@ -76,8 +77,9 @@ def poison_what_is_free(pool: Pool) -> None:
     """From now on, bytes that are given back become NaN at once."""
     give = pool.extents.give
 
-    def poisoned(extent: Extent) -> None:
-        pool.at(extent.start, extent.size).fill_(0xFF)
-        give(extent)
+    def poisoned(*extents: Extent) -> None:
+        for extent in extents:
+            pool.at(extent.start, extent.size).fill_(0xFF)
+        give(*extents)
 
     pool.extents.give = poisoned

@@ -108,7 +108,7 @@ def test_who_lacks_nothing_is_let_in_before_anybody_can_choose_it_to_leave():
         book.open(residence)
         residence.body.parts[0] = Part(live=32)
     here.body.here = True
-    here.body.parts[0].device, _ = book.device.take(32, 32)
+    here.body.put(here.body.parts[0], book.device.take(32, 32)[0])
     away.body.parts[0].host = book.host.take_scattered(32)
     for number, residence in ((0, away), (Request.HEAD_START + 1, here)):
         book.request(Request(residence, {0: 32}, number, resumed=True))
@@ -127,7 +127,7 @@ def test_room_for_the_next_is_made_while_one_comes_back():
         residence.body.here = name in "ab"
         part = residence.body.parts[0] = Part(live=32)
         if name in "ab":
-            (part.device,) = book.device.take(32)
+            residence.body.put(part, book.device.take(32)[0])
         else:
             residence.machine.state = State.HOST
             part.host, part.clean, part.issued = book.host.take_scattered(32), 32, 32
@@ -170,7 +170,8 @@ def test_holes_are_pushed_together_before_anybody_is_refused():
     for name, units in (("x", 2), ("a", 3), ("y", 2), ("b", 3), ("z", 2)):
         there[name] = residence = Residence(name, Machine(State.IDLE))
         (extent,) = book.device.take(units * UNIT)
-        residence.body.here, residence.body.parts = True, {0: Part(extent, live=extent.size)}
+        residence.body.here, residence.body.parts = True, {0: Part(live=extent.size)}
+        residence.body.put(residence.body.parts[0], extent)
         memory.truth[name] = {0: bytes(random.Random(name).choices(range(200), k=extent.size))}
         memory.put("device", extent.start, memory.truth[name][0])
         book.open(residence)
@@ -211,10 +212,11 @@ def test_waste_of_sessions_that_grow_one_token_at_a_time():
         request = Request(residence, dict.fromkeys(range(layers), tokens * token), number, tokens > 32)
         book.request(request)
         while not isinstance(step := policy.next_step(book), decisions.Grant):
-            assert isinstance(step, decisions.Move | decisions.Yielded), step
+            assert isinstance(step, decisions.Move | decisions.Evicted | decisions.Yielded), step
             if isinstance(step, decisions.Move):
-                evicted += step.transfer.direction == "out"
+                evicted += step.evicted + (step.transfer.direction == "out")
                 step.transfer.end()
+            evicted += isinstance(step, decisions.Evicted)
         book.withdraw(request)
         for layer in range(layers):
             book.set_live(residence, layer, tokens * token)

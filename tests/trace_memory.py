@@ -53,6 +53,8 @@ class Memory:
             held = sorted(e for e in extents if e.size)
             assert all(x.end <= y.start for x, y in itertools.pairwise(held)), "two hold the same bytes"
             assert sum(e.size for e in held) + pool.free_bytes <= pool.capacity, "bytes out of nothing"
+        for body in bodies:
+            assert body.device_bytes == sum(p.device.size for p in body.parts.values() if p.device), "the sum is wrong"
         assert 0 <= self.book.disk_free <= DISK
         for extents, pool in ((self.book.device, "device"), (self.book.host, "host")):
             for hole in extents._free:

@@ -54,6 +54,8 @@ class LateMover:
                     self.flying["disk"].append(lambda body=body: self._spill(body))
                 case decisions.Fetch(body=body):
                     self.flying["disk"].append(lambda body=body: self._fetch(body))
+                case decisions.Evicted():
+                    self.counts["evicted at once"] += 1
                 case decisions.Yielded():
                     self.counts["yielded"] += 1
             if step:

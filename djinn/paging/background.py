@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from djinn.paging import evictions, placements, saves, spills
 from djinn.paging.admission import cannot_leave, full
-from djinn.paging.decisions import Fetch, Move, RefuseRead, RefuseSave, Save, Step
+from djinn.paging.decisions import Evicted, Fetch, Move, RefuseRead, RefuseSave, Save, Step
 from djinn.paging.ledger import Ledger
 from djinn.paging.residence import Request, Residence
 from djinn.paging.victims import host_room, may_leave
 from djinn.states import State
 
 
-def park(book: Ledger) -> Move | None:
+def park(book: Ledger) -> Move | Evicted | None:
     """The eviction that a park asked for, while there is room in the host pool."""
     for residence in book.residences.values():
         body = residence.body
@@ -21,9 +21,9 @@ def park(book: Ledger) -> Move | None:
             and may_leave(body)
             and body.stays < 0
             and all(s.machine.state is State.IO_WAIT and not s.waiting and not s.granted for s in body.sharers)
-            and (evicted := evictions.begin_evict(book, residence))
+            and (evicted := evictions.evict(book, residence))
         ):
-            return Move(evicted, residence)
+            return evicted
     return None
 
 

@@ -23,6 +23,14 @@ class Move:
     transfer: Transfer
     residence: Residence
     request: Request | None = None
+    evicted: int = 0  # sessions that have left the device for it at once
+
+
+@dataclass(frozen=True)
+class Evicted:
+    """It has left the device at once, since the host held every byte: ask again."""
+
+    residence: Residence
 
 
 @dataclass(frozen=True)
@@ -71,4 +79,4 @@ class RefuseRead:
     error: DjinnError
 
 
-Step = Grant | Move | Spill | Fetch | Yielded | Refuse | Save | RefuseSave | RefuseRead
+Step = Grant | Move | Evicted | Spill | Fetch | Yielded | Refuse | Save | RefuseSave | RefuseRead

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 from djinn.errors import IllegalMove
+from djinn.paging.decisions import Evicted, Move
 from djinn.paging.ledger import Ledger
 from djinn.paging.residence import Body, Key, Part, Residence
 from djinn.paging.transfers import Piece, Transfer, runs
@@ -17,6 +18,15 @@ from djinn.states import STOPPED, State
 def _host_need(book: Ledger, body: Body) -> int:
     """Bytes of the host pool that an eviction would take beyond what the duplicates hold."""
     return sum(max(0, book.host.rounded(p.live) - p.host_room) for p in body.parts.values())
+
+
+def evict(book: Ledger, residence: Residence) -> Move | Evicted | None:
+    """Begun, or done at once where the host holds every byte and no copy under way says so too early; None: no room there."""
+    transfer = begin_evict(book, residence)
+    if transfer is None or transfer.moves or residence.body.pins > 1:
+        return transfer and Move(transfer, residence)
+    transfer.end()
+    return Evicted(residence)
 
 
 def begin_evict(book: Ledger, residence: Residence) -> Transfer | None:
@@ -50,8 +60,7 @@ def _end_evict(book: Ledger, body: Body, upto: dict[Key, int], epoch: int) -> No
         for sharer in body.sharers:
             sharer.machine.move(State.HOST)
         body.here = False
-        for part in body.parts.values():
-            book.free_device(part)
+        book.free_device(body, body.parts.values())
     book.unpin(body)
 
 

@@ -67,11 +67,13 @@ class Ledger:
 
     def missing(self, request: Request) -> dict[Key, int]:
         """Parts (and their bytes) for which new places must be taken."""
-        body = request.residence.body
+        body, whole = request.residence.body, self.whole(request)
+        if len(body.sharers) > 1 or not body.device_bytes:
+            return whole
         return {
             key: nbytes
-            for key, nbytes in self.whole(request).items()
-            if len(body.sharers) > 1 or not (p := body.parts.get(key)) or not p.device or p.device.size < nbytes
+            for key, nbytes in whole.items()
+            if not (p := body.parts.get(key)) or not p.device or p.device.size < nbytes
         }
 
     def changed(self, residence: Residence) -> None:
@@ -108,10 +110,11 @@ class Ledger:
         """
         residence.granted = False
         longest = max((part.live for key, part in residence.body.items() if isinstance(key, int)), default=0)
-        for key, part in residence.body.items():
+        body = residence.body
+        for key, part in body.items():
             if part.device:
                 pending = isinstance(key, int) and longest - part.live < self.device.unit
-                part.device = self.device.trim(part.device, longest if pending else part.live)
+                body.put(part, self.device.trim(part.device, longest if pending else part.live))
 
     def set_live(self, residence: Residence, key: Key, live: int) -> None:
         """`live` bytes of a part hold something now. Fewer than before: it was rewound, its copies are worth that much."""
@@ -139,9 +142,9 @@ class Ledger:
         """Give back what nobody needs any more, unless a copy under way does."""
         if body.pins or (body.sharers and body.disk_bytes):  # a file's parts stay in step with it
             return
-        for key in [key for key, part in body.items() if part.dropped or not body.sharers]:
-            part = body.parts.pop(key)
-            self.free_device(part)
+        over = [body.parts.pop(key) for key in [key for key, part in body.items() if part.dropped or not body.sharers]]
+        self.free_device(body, over)
+        for part in over:
             self.free_host(part)
         if not body.sharers:
             self.leave_disk(body)
@@ -158,12 +161,11 @@ class Ledger:
             self.give_disk(body.disk_bytes)
         body.disk_bytes, body.durable = 0, False
 
-    def free_device(self, part: Part) -> None:
-        if part.device:
-            self.device.give(part.device)
-            part.device = None
+    def free_device(self, body: Body, parts: Collection[Part]) -> None:
+        self.device.give(*(part.device for part in parts if part.device))
+        for part in parts:
+            body.put(part, None)
 
     def free_host(self, part: Part) -> None:
-        for extent in part.host:
-            self.host.give(extent)
+        self.host.give(*part.host)
         part.host, part.clean, part.issued = [], 0, 0

@@ -21,7 +21,7 @@ def grow(book: Ledger, request: Request) -> None:
     for key, nbytes in request.need.items():
         part = body.parts.get(key)
         if part and part.device and part.device.size < nbytes:
-            part.device = book.device.extend(part.device, nbytes) or part.device
+            body.put(part, book.device.extend(part.device, nbytes) or part.device)
 
 
 def begin_place(book: Ledger, request: Request) -> Transfer | None:
@@ -41,12 +41,11 @@ def begin_place(book: Ledger, request: Request) -> Transfer | None:
         if part.live:
             moves.append((key, _pieces(part, extent, across)))
         if shared:
-            new.parts[key] = Part(extent, live=part.live)
-        else:
-            if part.device:
-                left.append(part.device)
-            part.device = extent
-            new.parts[key] = part
+            part = Part(live=part.live)
+        elif part.device:
+            left.append(part.device)
+        new.parts[key] = part
+        new.put(part, extent)
     turn = {key: at for at, key in enumerate(request.order)}
     moves.sort(key=lambda move: turn.get(move[0], len(turn)))
     if shared:
@@ -57,8 +56,7 @@ def begin_place(book: Ledger, request: Request) -> Transfer | None:
         residence.machine.move(State.RESTORING)
     if not moves:
         new.here = True
-        for extent in left:
-            book.device.give(extent)
+        book.device.give(*left)
         return Transfer("in", [], lambda: None)
     old.pins += 1
     new.pins += shared
@@ -69,8 +67,7 @@ def begin_place(book: Ledger, request: Request) -> Transfer | None:
 
 
 def _end_place(book: Ledger, new: Body, old: Body, left: list[Extent]) -> None:
-    for extent in left:
-        book.device.give(extent)
+    book.device.give(*left)
     new.moving, new.here = None, True
     for residence in new.sharers:
         if residence.machine.state is State.RESTORING and not residence.waiting:
@@ -83,8 +80,7 @@ def _end_place(book: Ledger, new: Body, old: Body, left: list[Extent]) -> None:
 
 def _cancel_place(book: Ledger, body: Body) -> None:
     body.moving = None
-    for part in body.parts.values():
-        book.free_device(part)
+    book.free_device(body, body.parts.values())
     for residence in body.sharers:
         residence.intended = False  # nobody tries again unasked
         residence.machine.move(State.HOST)
@@ -95,11 +91,19 @@ def begin_compact(book: Ledger, residence: Residence) -> Transfer | None:
     """Move parts down into holes, so that free bytes come to lie together; None if none can move."""
     body = residence.body
     moves, left = [], []
+    holes: dict[
+        int, int
+    ] = {}  # size → where the lowest is; looked at first, since as a rule there is none, and everybody is asked
     for key, part in body.items():
-        if part.device and (lower := book.device.take_below(part.device.size, part.device.start)):
-            moves.append((key, [Piece(part.device.start, lower.start, part.live)]))
+        if not part.device:
+            continue
+        start, size = part.device
+        if size not in holes:
+            holes[size] = book.device.lowest(size)
+        if holes[size] < start and (lower := book.device.take_below(size, start)):
+            moves.append((key, [Piece(start, lower.start, part.live)]))
             left.append(part.device)
-            part.device = lower
+            body.put(part, lower)
     return _begin_across(book, body, moves, left)
 
 
@@ -115,7 +119,8 @@ def begin_slide(book: Ledger, residence: Residence) -> Transfer | None:
         hole = part.device and book.device.take_hole_under(part.device, part.device.size // PIECES)
         if not hole:
             continue
-        old, part.device = part.device, Extent(hole.start, part.device.size)
+        old = part.device
+        body.put(part, Extent(hole.start, old.size))
         starts = range(0, part.live, hole.size)
         pieces = [Piece(old.start + at, hole.start + at, min(hole.size, part.live - at)) for at in starts]
         moves.append((key, pieces))
@@ -134,4 +139,6 @@ def _begin_across(book: Ledger, body: Body, moves: list, left: list[Extent]) -> 
 def _pieces(part: Part, to: Extent, across: bool) -> list[Piece]:
     if across:
         return [Piece(part.device.start, to.start, part.live)]
+    if len(part.host) == 1:  # as a rule
+        return [Piece(part.host[0].start, to.start, part.live)]
     return [Piece(host, to.start + at, n) for at, host, n in runs(part.host, 0, part.live)]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from djinn.paging import background, evictions, placements, spills
 from djinn.paging.admission import full, may_join, too_large
-from djinn.paging.decisions import Fetch, Grant, Move, Refuse, Step
+from djinn.paging.decisions import Evicted, Fetch, Grant, Move, Refuse, Step
 from djinn.paging.ledger import Ledger
 from djinn.paging.placements import begin_compact, begin_slide
 from djinn.paging.residence import Moving, Request, Residence
@@ -69,8 +69,10 @@ def _make_room(book: Ledger, request: Request, ahead: int) -> Step | None:
         return _wait_or_refuse(book, request, total)
     victim = None
     for victim in victims(book, request, missing - book.device.free_bytes - coming):
-        if evicted := evictions.begin_evict(book, victim):
-            return Move(evicted, victim)
+        if step := evictions.evict(book, victim):
+            at_once = isinstance(step, Evicted) and not body.disk_bytes and book.device.free_bytes >= missing
+            placed = placements.begin_place(book, request) if at_once else None
+            return Move(placed, residence, request, evicted=1) if placed else step
     if victim and (step := host_room(book, request)):
         return step
     if book.device.free_bytes >= missing and not _bytes(book, "across") and (slid := _move_down(book, begin_slide)):

@@ -29,7 +29,7 @@ class Gate(Protocol):
 
 @dataclass
 class Part:
-    device: Extent | None = None
+    device: Extent | None = None  # changed by `Body.put` alone
     host: list[Extent] = field(default_factory=list)
     live: int = 0  # bytes that hold something
     clean: int = 0  # leading bytes that the host copy holds too
@@ -47,6 +47,7 @@ class Body:
 
     sharers: list[Residence] = field(default_factory=list)
     parts: dict[Key, Part] = field(default_factory=dict)
+    device_bytes: int = 0  # of all parts' places on the device: asked for of everybody whenever room is made
     here: bool = False  # the device holds every live byte
     moving: Moving | None = None  # what changes its place now
     pins: int = 0  # copies under way that read or write it: it may not be freed
@@ -63,10 +64,6 @@ class Body:
         return sum([part.live for part in self.parts.values()])
 
     @property
-    def device_bytes(self) -> int:
-        return sum([part.device.size for part in self.parts.values() if part.device])
-
-    @property
     def host_bytes(self) -> int:
         return sum(part.host_room for part in self.parts.values())
 
@@ -78,6 +75,11 @@ class Body:
     @property
     def has_host_copy(self) -> bool:
         return any(part.host for part in self.parts.values())
+
+    def put(self, part: Part, extent: Extent | None) -> None:
+        """Where the part lies on the device from now on."""
+        self.device_bytes += (extent.size if extent else 0) - (part.device.size if part.device else 0)
+        part.device = extent
 
     def items(self) -> Iterator[tuple[Key, Part]]:
         return iter(self.parts.items())

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from djinn.paging.residence import Key
 from djinn.tiers.extents import Extent
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """One copy: byte addresses in the pools that its direction names."""
 
     source: int

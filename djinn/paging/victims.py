@@ -54,7 +54,7 @@ def victims(book: Ledger, request: Request, short: int) -> Iterator[Residence]:
 
 
 def may_leave(body: Body) -> bool:
-    return body.here and not body.moving and not body.leaving and any(part.device for part in body.parts.values())
+    return body.here and not body.moving and not body.leaving and body.device_bytes > 0
 
 
 def stands_still(residence: Residence) -> bool:

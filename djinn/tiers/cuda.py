@@ -98,10 +98,12 @@ class CudaStream(Stream):
 
 class CudaDevice(Device):
     def __init__(self, place: torch.device, timeline: Timeline, overlap: bool = True) -> None:
-        """overlap: both directions on streams of their own; else both in turn with the compute, on its stream."""
+        """overlap: copies on streams of their own; else in turn with the compute, on its stream."""
         super().__init__(place, timeline)
-        out, into = (torch.cuda.Stream(place) if overlap else torch.cuda.default_stream(place) for _ in ("out", "into"))
-        self.out, self.into = CudaStream("copy out", self, out), CudaStream("copy in", self, into)
+        self.out, self.into, self.first = (
+            CudaStream(track, self, torch.cuda.Stream(place) if overlap else torch.cuda.default_stream(place))
+            for track in ("copy out", "copy in", "copy in first")
+        )
 
     def computed(self) -> Mark:
         return CudaMark(self, torch.cuda.current_stream(self.place))

@@ -29,6 +29,7 @@ class Extents:
         self.capacity = capacity // unit * unit
         self.free_bytes = self.capacity
         self._free = [Extent(0, self.capacity)] if self.capacity else []
+        self._found: dict[int, int | None] = {}  # what `_first` found since the holes last changed
 
     def rounded(self, nbytes: int) -> int:
         """`nbytes` rounded up to what an extent can have."""
@@ -50,6 +51,7 @@ class Extents:
             at = self._first(size, 0 if size < last else at)  # no hole before it holds as much as the last one took
             if at is None:
                 self._free, self.free_bytes = before
+                self._found.clear()
                 return None
             taken.append(self._cut(at, size))
             last = size
@@ -61,6 +63,11 @@ class Extents:
         for extent in taken or ():
             self.give(extent)
         return taken is not None
+
+    def lowest(self, size: int) -> int:
+        """Where the first hole that holds `size` bytes (a multiple of the unit) starts; behind everything if none does."""
+        at = self._first(size)
+        return self.capacity if at is None else self._free[at].start
 
     def take_below(self, nbytes: int, limit: int) -> Extent | None:
         """The lowest place for `nbytes` that starts below the address `limit`."""
@@ -91,13 +98,15 @@ class Extents:
 
     def _first(self, size: int, since: int = 0) -> int | None:
         """Which hole from `since` on is the first that holds `size` bytes."""
-        for at in range(since, len(self._free)):
-            if self._free[at].size >= size:
-                return at
-        return None
+        if since:
+            return next((at for at in range(since, len(self._free)) if self._free[at].size >= size), None)
+        if size not in self._found:
+            self._found[size] = next((at for at, hole in enumerate(self._free) if hole.size >= size), None)
+        return self._found[size]
 
     def _cut(self, at: int, size: int) -> Extent:
         hole = self._free[at]
+        self._found.clear()
         if hole.size > size:
             self._free[at] = Extent(hole.start + size, hole.size - size)
         else:
@@ -122,16 +131,27 @@ class Extents:
             self.give(Extent(extent.start + size, extent.size - size))
         return Extent(extent.start, size)
 
-    def give(self, extent: Extent) -> None:
-        """Return an extent; raises ValueError if any of it is free already (an account that does not balance)."""
-        if not extent.size:
+    def give(self, *extents: Extent) -> None:
+        """Return extents; raises ValueError if any of one is free already (an account that does not balance)."""
+        run: Extent | None = None  # of those that lie side by side: they go back as one
+        for extent in sorted(extents):
+            if run and run.start + run.size == extent.start:
+                run = Extent(run.start, run.size + extent.size)
+            else:
+                self._give(run)
+                run = extent
+        self._give(run)
+
+    def _give(self, extent: Extent | None) -> None:
+        if extent is None or not extent.size:
             return
-        self.free_bytes += extent.size
         at = bisect.bisect(self._free, extent)
         left = self._free[at - 1] if at else None
         right = self._free[at] if at < len(self._free) else None
         if (left and left.end > extent.start) or (right and extent.end > right.start):
             raise ValueError(f"{extent} is free already")
+        self.free_bytes += extent.size
+        self._found.clear()
         if right and extent.end == right.start:
             extent = Extent(extent.start, extent.size + self._free.pop(at).size)
         if left and left.end == extent.start:
