@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -84,13 +84,13 @@ class InProcess:
     """What Asked does, without the process."""
 
     def __init__(self, module, job, python="", choice=0):
-        questions, self.answers = io.StringIO(), None
         self.tuned = Fake.TUNED
-        self.job, self.questions = job, questions
-        if job is not None and choice is not None:
-            self.job = Job(**{**asdict(job), "setting": self.tuned[choice]})
         if job is not None:
-            self.ask("versions")
+            self.begin(job, choice)
+
+    def begin(self, job, choice=0):
+        self.job = job if choice is None else replace(job, setting=self.tuned[choice])
+        self.ask("versions")
 
     def __enter__(self):
         return self
@@ -126,7 +126,7 @@ def talk(module, *lines):
 
 def settings(**peers):
     given = {"vllm": "auto", "vllm_python": "/nowhere/python", "rounds": 2, "together": True}
-    given |= {"samples": 3, "warmup": 1, "tune_sessions": 2, **peers}
+    given |= {"samples": 3, "warmup": 1, "tune_sessions": 2, "tune_seconds": 60, **peers}
     return SimpleNamespace(
         device="cpu",
         threads=1,
@@ -179,6 +179,14 @@ def test_the_fastest_setting_that_runs_is_measured(fake, monkeypatch):
     assert list(result["capabilities"]) == [*(probe for probe in PROBES if probe != "survive"), "survive"]
     assert result["capabilities"]["stop"]["exception"].startswith("IndexError")
     assert result["capabilities"]["survive"]["seen"] == "kept"
+
+
+def test_no_setting_is_begun_when_the_time_for_them_is_over(fake, monkeypatch):
+    monkeypatch.setitem(peer_rule.MODULES, "hooks", "fake")
+    result = peer_rule.measure(settings(tune_seconds=0), print, "hooks")
+    assert result["ran"] and result["setting"] == {"speed": 1}
+    assert [row["seconds"] for row in result["tuning"]] == [2, None, None, None]
+    assert all("not tried" in row["unable"] for row in result["tuning"][1:])
 
 
 def test_what_is_not_tuned_is_measured_as_shipped(fake, monkeypatch):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from evaluation.contenders.asking import Asked
@@ -48,24 +50,36 @@ class Alone:
         self.python = python
         self.tuning: list[dict[str, Any]] = []
         self.choice = 0  # the shipped setting
+        self.idle: Asked | None = None  # has told its settings and is the next to start
 
-    def start(self, choice: int) -> Asked:
-        return Asked(MODULES[self.system], self.job, self.python, choice)
+    def start(self, choice: int, prompts: int | None = None) -> Asked:
+        """prompts: how many of the job's it is given, where it needs no more: some make memory ready for each before they work."""
+        job = self.job if prompts is None else replace(self.job, prompts=self.job.prompts[:prompts])
+        asked, self.idle = self.idle or Asked(MODULES[self.system], None, self.python), None
+        asked.begin(job, choice)
+        return asked
 
     def tune(self) -> None:
-        """Each setting does the workload of some sessions twice; the second time counts. Raises Unable when none can run."""
+        """Each setting does the workload of some sessions twice; the second time counts. None is begun behind tune_seconds.
+
+        Raises Unable when none can run.
+        """
         if self.peers.tune_sessions == 0:
             return
-        with Asked(MODULES[self.system], None, self.python) as asked:
-            tuned = asked.tuned
+        self.idle = Asked(MODULES[self.system], None, self.python)
+        tuned = self.idle.tuned
         if len(tuned) == 1:
             return
+        over = time.monotonic() + self.peers.tune_seconds
         for choice, setting in enumerate(tuned):
             row: dict[str, Any] = {"setting": setting, "seconds": None, "unable": None}
             self.tuning.append(row)
+            if choice and time.monotonic() > over:
+                row["unable"] = f"not tried: the {self.peers.tune_seconds} s of peers.tune_seconds were over"
+                continue
             self.progress(f"{self.system}: setting {choice + 1} of {len(tuned)}: {setting}")
             try:
-                with self.start(choice) as started:
+                with self.start(choice, self.peers.tune_sessions) as started:
                     for _ in range(2):
                         row["seconds"] = started.ask("workload", sessions=self.peers.tune_sessions)["seconds"]
             except Unable as reason:
@@ -87,7 +101,7 @@ class Alone:
                 probes = {probe: self._probe(asked, probe) for probe in PROBES if probe != "survive"}
                 asked.ask("leave", folder=folder)
                 asked.kill()
-            with self.start(self.choice) as again:
+            with self.start(self.choice, prompts=1) as again:
                 probes["survive"] = self._probe(again, "survive", folder=folder)
         return {
             **found,

@@ -93,6 +93,7 @@ class Peers(Section):
     samples: Count
     warmup: Annotated[Whole, Field(ge=0)]
     tune_sessions: Annotated[Whole, Field(ge=0)]
+    tune_seconds: Count
 
 
 class ActivationSteering(Section):

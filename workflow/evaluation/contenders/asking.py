@@ -41,18 +41,26 @@ class Asked:
             raise Unable(f"{type(error).__name__}: {error}") from error
         try:
             self.tuned = self._answer()
-            if job is not None:
-                self._put(asdict(job if choice is None else replace(job, setting=self.tuned[choice])))
-                self._answer()
         except BaseException:
             self.close()
             raise
+        if job is not None:
+            self.begin(job, choice)
 
     def __enter__(self) -> Asked:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def begin(self, job: Job, choice: int | None = 0) -> None:
+        """Load the job, once; it was started without one to tell its settings first."""
+        try:
+            self._put(asdict(job if choice is None else replace(job, setting=self.tuned[choice])))
+            self._answer()
+        except BaseException:
+            self.close()
+            raise
 
     def ask(self, question: str, **more: Any) -> Any:
         """The answer. Raises Unable (it has no such thing) or Broken."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import djinn
-from evaluation.contenders.contender import FACTOR, Contender, Evidence, Job
+from evaluation.contenders.contender import FACTOR, Contender, Evidence
 from evaluation.contenders.reference import Plain
 from evaluation.parking import put_aside
 
@@ -23,9 +23,15 @@ TOKEN = "one that comes back for its session"
 
 
 class DjinnPeer(Contender):
-    def __init__(self, job: Job) -> None:
-        super().__init__(job)
-        self._start()
+    """Its server starts with the first question: `survive` has one of its own."""
+
+    server: djinn.LocalServer | None = None
+
+    @property
+    def client(self) -> djinn.Client:
+        if self.server is None:
+            self._start()
+        return self._client
 
     def _start(self, state_dir: Path | None = None) -> None:
         job, model = self.job, self.job.model
@@ -40,11 +46,12 @@ class DjinnPeer(Contender):
             state_dir=None if state_dir is None else str(state_dir),
             max_tokens=max(map(len, job.prompts)) + job.new_tokens + 64,
         )
-        self.client = djinn.connect(self.server.endpoint, token=TOKEN)
+        self._client = djinn.connect(self.server.endpoint, token=TOKEN)
 
     def close(self) -> None:
-        self.client.close()
-        self.server.stop()
+        if self.server is not None:
+            self._client.close()
+            self.server.stop()
 
     def versions(self) -> dict[str, str]:
         return {"djinn": djinn.__version__, **{name: version(name) for name in ("torch", "transformers")}}
@@ -186,15 +193,13 @@ class DjinnPeer(Contender):
         (folder / ID).write_text(session.id)
 
     def come_back(self, folder: Path) -> Evidence:
-        whole = self._whole()
-        self.close()
         self._start(folder)
         session = self.client.attach((folder / ID).read_text())
         before = session.state
         logits = session.resume().logits
         ran, depth = self._layers_run(session), self.client.server.depth
         session.close()
-        same = bool(np.array_equal(logits, whole))
+        same = bool(np.array_equal(logits, self._whole()))
         seen = (
             f"parked durably after {self.job.layer} of {depth} layers; after kill -9 a new server has it on its {before}, runs "
             f"the other {ran}; logits bit-equal: {same}"

@@ -188,13 +188,13 @@ class HandSwap(Local):
 
     def leave(self, folder: Path) -> None:
         group = self._one(0)
-        keep(folder, kv=group.room, first=group.first)
+        keep(folder, kv=group.room[:, :, :1], first=group.first)
 
     def come_back(self, folder: Path) -> Evidence:
         whole = self._decode(self._one(0))
         session = kept(folder, self.place)
         group = Group([self.job.prompts[0]], self.rooms[0])
-        group.room.copy_(session["kv"])
+        group.room[:, :, :1].copy_(session["kv"])
         group.first = session["first"]
         same = self._decode(group) == whole
         seen = f"between tokens, by a safetensors file of its own: tokens {'equal' if same else 'differ'}"
