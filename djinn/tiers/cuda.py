@@ -101,8 +101,8 @@ class CudaDevice(Device):
         """overlap: copies on streams of their own; else in turn with the compute, on its stream."""
         super().__init__(place, timeline)
         self.out, self.into, self.first = (
-            CudaStream(track, self, torch.cuda.Stream(place) if overlap else torch.cuda.default_stream(place))
-            for track in ("copy out", "copy in", "copy in first")
+            CudaStream(track, self, torch.cuda.Stream(place, urgency) if overlap else torch.cuda.default_stream(place))
+            for track, urgency in (("copy out", 0), ("copy in", 0), ("copy in first", -1))
         )
 
     def computed(self) -> Mark:
