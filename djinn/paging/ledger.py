@@ -162,9 +162,7 @@ class Ledger:
         body.disk_bytes, body.durable = 0, False
 
     def free_device(self, body: Body, parts: Collection[Part]) -> None:
-        self.device.give(*(part.device for part in parts if part.device))
-        for part in parts:
-            body.put(part, None)
+        self.device.give(*body.leave(parts))
 
     def free_host(self, part: Part) -> None:
         self.host.give(*part.host)

@@ -31,6 +31,7 @@ from djinn.tiers.streams import Device, Mark, Wait
 
 log = logging.getLogger(__name__)
 Buffer = memoryview | bytes
+PATIENCE_S = 0.002  # for what somebody waits for, before the rest of its session is queued
 
 
 @dataclass(frozen=True)
@@ -236,6 +237,15 @@ class Mover:
         for key, pieces in now:
             first.copy(name, self._landing.copies(transfer, request, key, pieces) or self.layout.copies("in", pieces))
             residence.gates[key].open(first.mark())
-        first.call(partial(self._ends.first_is_here, transfer, request), Wait.READY_AFTER_IN)
+        here = threading.Event()
+
+        def arrived(problem: Exception | None) -> None:
+            self._ends.first_is_here(transfer, request, problem)
+            here.set()
+
+        first.call(arrived, Wait.READY_AFTER_IN)
         self.device.into.after(first.mark(), Wait.FREE_AFTER_IN)  # all of it has landed behind these too
+        here.wait(
+            PATIENCE_S
+        )  # queueing the others takes the interpreter for a millisecond, which is as long as all of this
         return [move for move in transfer.moves if move[0] not in request.first]

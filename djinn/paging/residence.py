@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
@@ -29,7 +29,7 @@ class Gate(Protocol):
 
 @dataclass
 class Part:
-    device: Extent | None = None  # changed by `Body.put` alone
+    device: Extent | None = None  # changed by `Body.put` and `Body.leave` alone
     host: list[Extent] = field(default_factory=list)
     live: int = 0  # bytes that hold something
     clean: int = 0  # leading bytes that the host copy holds too
@@ -76,10 +76,18 @@ class Body:
     def has_host_copy(self) -> bool:
         return any(part.host for part in self.parts.values())
 
-    def put(self, part: Part, extent: Extent | None) -> None:
+    def put(self, part: Part, extent: Extent) -> None:
         """Where the part lies on the device from now on."""
-        self.device_bytes += (extent.size if extent else 0) - (part.device.size if part.device else 0)
+        self.device_bytes += extent.size - (part.device.size if part.device else 0)
         part.device = extent
+
+    def leave(self, parts: Collection[Part]) -> list[Extent]:
+        """The places on the device of these parts, which have none from now on."""
+        places = [part.device for part in parts if part.device]
+        for part in parts:
+            part.device = None
+        self.device_bytes -= sum([place.size for place in places])
+        return places
 
     def items(self) -> Iterator[tuple[Key, Part]]:
         return iter(self.parts.items())
