@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
@@ -125,6 +126,24 @@ def test_continuous_batching_is_left_only_by_losing_the_requests(ask, plain):
     assert found["answers"] == FEW | {"edit": "partly", "exact": found["answers"]["exact"]}
     assert "2 of 2 requests are lost" in found["probes"]["stop"]["seen"]
     assert set(found["continued"]) == {"prefix_cached", "dropped"}
+
+
+def test_what_graphs_hide_from_hooks_is_not_taken_for_work_that_was_left_out(plain, monkeypatch):
+    """Nor for work that was spared: a probe that counts goes without them."""
+
+    @contextmanager
+    def sees_nothing(self):
+        yield []
+
+    with Asked("hf_batching", ROOMY, choice=1) as asked:
+        asked.system.counts = False  # as with CUDA graphs
+        with monkeypatch.context() as patch:
+            patch.setattr(type(asked.system), "tokens_computed", sees_nothing)
+            done = {"workload": asked.ask("workload", sessions=2)}
+            assert tokens_of(done) == plain
+            assert set(asked.ask("continued", warmup=0, samples=1)) == {"prefix_cached", "dropped"}
+        assert asked.ask("park")["answer"] == "no"
+        assert asked.system.counts
 
 
 def test_nnsight_goes_on_by_skipping_what_has_run(ask, plain):

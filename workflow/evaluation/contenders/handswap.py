@@ -129,7 +129,7 @@ class HandSwap(Local):
             self.wait()
             self.buffers.append(group.away)
         else:
-            room.copy_(group.away.to(self.place, copy=True))
+            room.copy_(group.away)  # not by way of another tensor there: that is room which the budget has not
         group.away = None
 
     def _decode(self, group: Group, new: int | None = None) -> list[list[int]]:

@@ -46,6 +46,7 @@ class HFBatching(Local):
                 1.0  # the budget says what it may have; its own margin would refuse these blocks
             )
         self.setting = setting
+        self.counts = not setting.get("use_cuda_graph")  # a graph replays without hooks, which count what is computed
         self.stack = ExitStack()
         self.unseen = 0
         try:
@@ -100,6 +101,13 @@ class HFBatching(Local):
         finally:
             hook.remove()
 
+    def _countable(self) -> None:
+        """From now on without graphs, for a probe that is about what is computed."""
+        if not self.counts:
+            self.close()
+            self.setting["use_cuda_graph"], self.counts = False, True
+            self._start()
+
     def workload(self, sessions: int) -> dict[str, Any]:
         self.close()
         self._start()  # a new cache: the blocks of an earlier round would be found again
@@ -115,7 +123,7 @@ class HFBatching(Local):
                     raise Unable(said(error)) from error
                 raise
             ended = time.perf_counter()
-        if computed and sum(computed) < sum(map(len, prompts)):  # a CUDA graph replays without hooks
+        if self.counts and sum(computed) < sum(map(len, prompts)):
             raise RuntimeError(f"{sum(computed)} tokens computed: this was not the whole work")
         tokens = [output.generated_tokens for output in done]
         return {
@@ -136,7 +144,7 @@ class HFBatching(Local):
             for place, session in sessions.items():
                 with self.tokens_computed() as computed:
                     times[place].append(self.ms(lambda session=session: self._run([session], 1)))
-                if computed and (place == "dropped") != (sum(computed) >= len(session)):
+                if self.counts and (place == "dropped") != (sum(computed) >= len(session)):
                     raise RuntimeError(f"{place}: {sum(computed)} of {len(session)} tokens were computed")
         return {place: listed[warmup:] for place, listed in times.items()}
 
@@ -202,6 +210,7 @@ class HFBatching(Local):
 
         Leaving is ending the request here (or cancel_request, which keeps no more): there is no call that pauses one.
         """
+        self._countable()
         many = more_than_fit(self.setting["num_blocks"], self.setting["block_size"], len(self.job.prompts[0]) + 2)
         left = []
         for number in range(many):  # one by one: what a pass costs here grows with the square of its tokens
@@ -233,6 +242,7 @@ class HFBatching(Local):
         self._run([self.job.prompts[0]], 1)
 
     def come_back(self, folder: Path) -> Evidence:
+        self._countable()
         with self.tokens_computed() as computed:
             self._run([self.job.prompts[0]], 1)
         return Evidence(

@@ -53,6 +53,7 @@ class Engine:
 
     def stop(self) -> None:
         if self._llm is not None:
+            self._llm.llm_engine.engine_core.shutdown()  # left to the collector, its KV stays on a card and the next finds no room
             self._llm = None
             self._clean()
 
