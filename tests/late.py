@@ -54,7 +54,6 @@ class LateDevice(Device):
         super().__init__(torch.device("cpu"), Timeline())
         self.dropped = dropped
         self.out, self.into = LateStream("copy out", self), LateStream("copy in", self)
-        self.first = LateStream("copy in first", self)
         self._compute = LateStream("compute", self)
 
     def write(self, rows: torch.Tensor, values: torch.Tensor) -> None:

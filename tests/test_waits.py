@@ -39,7 +39,7 @@ class Rig:
         poison_what_is_free(arena)
         poison_what_is_free(host)
         disk = Disk(self.device.timeline)
-        self.pager = Pager(SHAPE, arena, host, self.device, disk, 60 * UNIT, landing_bytes=SHAPE.hidden_bytes(ROWS))
+        self.pager = Pager(SHAPE, arena, host, self.device, disk, 60 * UNIT)
         self.truth: dict[str, dict] = {}
         self.serial = 0
 
@@ -127,10 +127,7 @@ def lives(rig: Rig, rounds: int) -> None:
             rig.pager.look(other)
 
 
-@pytest.mark.parametrize("least", [1, 1 << 16])
-def test_every_session_comes_back_exact_from_a_device_that_is_late(monkeypatch, least):
-    """With hidden states that land before there is room for their sessions, and without."""
-    monkeypatch.setattr("djinn.paging.landing.LEAST", least)
+def test_every_session_comes_back_exact_from_a_device_that_is_late():
     rig = Rig()
     lives(rig, 150)
     usage = rig.pager.usage()

@@ -21,17 +21,15 @@ from djinn.paging import evictions, policy, saves
 from djinn.paging.decisions import Evicted, Fetch, Grant, Move, Refuse, RefuseRead, RefuseSave, Save, Spill, Step
 from djinn.paging.endings import Endings
 from djinn.paging.gate import PartGate
-from djinn.paging.landing import Landed, Landing
 from djinn.paging.layout import Layout
 from djinn.paging.ledger import Ledger
 from djinn.paging.residence import Body, Key, Request, Residence
-from djinn.paging.transfers import Piece, Transfer
+from djinn.paging.transfers import Transfer
 from djinn.tiers.disk import Disk
 from djinn.tiers.streams import Device, Mark, Wait
 
 log = logging.getLogger(__name__)
 Buffer = memoryview | bytes
-PATIENCE_S = 0.002  # for what somebody waits for, before the rest of its session is queued
 
 
 @dataclass(frozen=True)
@@ -43,9 +41,6 @@ class Written:
     live: int
     epoch: int
     mark: Mark
-
-
-Doing = Step | Written | Landed
 
 
 class DurableFiles(Protocol):
@@ -67,10 +62,9 @@ class Mover:
         disk: Disk | None,
         durable: DurableFiles | None,
         ends: Endings,
-        landing: Landing,
     ) -> None:
         self.book, self.layout, self.device, self.disk, self.durable = book, layout, device, disk, durable
-        self.lock, self._ends, self._landing = ends.lock, ends, landing
+        self.lock, self._ends = ends.lock, ends
         self.written: deque[Written] = deque()
         self._queued = threading.Condition()  # some part's copy
         self._closing = False
@@ -89,9 +83,7 @@ class Mover:
     def _run(self) -> None:
         while True:
             with self.lock:
-                while not (
-                    self._closing or self.written or (step := self._landing.next(self.book.waiting) or self._next())
-                ):
+                while not (self._closing or self.written or (step := self._next())):
                     self.lock.wait()
                 if self._closing:
                     return
@@ -101,7 +93,7 @@ class Mover:
             if begun:
                 self._safely(self._carry_out, step)
 
-    def _safely(self, work: Callable[[Doing], None], step: Doing) -> bool:
+    def _safely(self, work: Callable[[Step | Written], None], step: Step | Written) -> bool:
         """Whether it went well. A defect must not end the thread that all sessions share: it is told to the one concerned."""
         try:
             work(step)
@@ -122,7 +114,7 @@ class Mover:
                 self._ends.fail(request.residence, ServerFault(f"paging failed: {type(error).__name__}: {error}"))
             return None
 
-    def _begin(self, step: Doing) -> None:
+    def _begin(self, step: Step | Written) -> None:
         """Under the lock still, so that what was decided is true: a copy that ends meanwhile, or a session that is closed,
         changes it. Who comes back is not resident, and has a gate before each part."""
         match step:
@@ -138,12 +130,10 @@ class Mover:
             case RefuseSave(saving=saving):
                 saves.withdraw(self.book, saving)
 
-    def _carry_out(self, step: Doing) -> None:
+    def _carry_out(self, step: Step | Written) -> None:
         match step:
             case Written():
                 self._mirror(step)
-            case Landed():
-                self._landing.fetch(step)
             case Move(transfer=transfer, residence=residence, request=request):
                 if transfer.direction == "out":
                     self._ends.moved["evictions"] += 1
@@ -213,39 +203,22 @@ class Mover:
         if not transfer.moves:
             self._ends.landed(transfer, residence, None)
             return
+        waited = {key for key, _ in transfer.moves}
+        early = request is not None and request.first is not None and transfer.direction == "in"
+        if early:
+            waited &= request.first
+        if early and not waited:
+            self._ends.first_is_here(transfer, request, None)
         name = f"{'restore' if transfer.direction == 'in' else 'grow'} {residence.key[:8]}"
         try:
-            moves = transfer.moves
-            if request is not None and request.first is not None and transfer.direction == "in":
-                moves = self._queue_first(transfer, residence, request, name)
-            for key, pieces in moves:
+            for key, pieces in transfer.moves:
                 self.device.into.copy(name, self.layout.copies(transfer.direction, pieces))
                 residence.gates[key].open(self.device.into.mark())
+                waited.discard(key)
+                if early and not waited:
+                    self.device.into.call(partial(self._ends.first_is_here, transfer, request), Wait.READY_AFTER_IN)
+                    early = False
         except Exception as error:  # noqa: BLE001  as above
             transfer.problem = error
         self._ends.moved["restores"] += transfer.direction == "in"
         self.device.into.call(partial(self._ends.landed, transfer, residence), Wait.FREE_AFTER_IN)
-
-    def _queue_first(
-        self, transfer: Transfer, residence: Residence, request: Request, name: str
-    ) -> list[tuple[Key, list[Piece]]]:
-        """What its next layer needs, on a stream of its own beside the copies of others; returns the other moves."""
-        first, now = self.device.first, [move for move in transfer.moves if move[0] in request.first]
-        if not now:
-            self._ends.first_is_here(transfer, request, None)
-            return transfer.moves
-        for key, pieces in now:
-            first.copy(name, self._landing.copies(transfer, request, key, pieces) or self.layout.copies("in", pieces))
-            residence.gates[key].open(first.mark())
-        here = threading.Event()
-
-        def arrived(problem: Exception | None) -> None:
-            self._ends.first_is_here(transfer, request, problem)
-            here.set()
-
-        first.call(arrived, Wait.READY_AFTER_IN)
-        self.device.into.after(first.mark(), Wait.FREE_AFTER_IN)  # all of it has landed behind these too
-        here.wait(
-            PATIENCE_S
-        )  # queueing the others takes the interpreter for a millisecond, which is as long as all of this
-        return [move for move in transfer.moves if move[0] not in request.first]

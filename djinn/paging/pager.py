@@ -13,7 +13,6 @@ from typing import Any
 from djinn.errors import Draining, IllegalMove
 from djinn.paging import saves
 from djinn.paging.endings import Endings, Reader
-from djinn.paging.landing import Landing
 from djinn.paging.layout import Layout
 from djinn.paging.ledger import Ledger
 from djinn.paging.mover import DurableFiles, Mover, Written
@@ -41,9 +40,7 @@ class Pager:
         disk: Disk | None = None,
         disk_bytes: int = 0,
         durable: DurableFiles | None = None,
-        landing_bytes: int = 0,
     ) -> None:
-        """landing_bytes: of the device beside the arena, for a hidden state that somebody waits for; 0: none lands there."""
         self.shape, self.device, self.disk, self.host = shape, device, disk, host
         self.layout = Layout(shape, arena, host)
         self.lock = threading.Condition(threading.RLock())
@@ -51,8 +48,7 @@ class Pager:
         self.book.more_host = lambda: host.growing
         self._numbers = itertools.count()
         self._ends = Endings(self.book, disk, self.lock)
-        landing = Landing(self.layout, device, landing_bytes, self.lock)
-        self._mover = Mover(self.book, self.layout, device, disk, durable, self._ends, landing)
+        self._mover = Mover(self.book, self.layout, device, disk, durable, self._ends)
         host.open(self.lock)
 
     # -- asked for by the engine -----------------------------------------------------------------

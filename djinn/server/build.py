@@ -106,7 +106,7 @@ def _build(
         disk = Disk(timeline, state.path, SPILLED)
     elif disk_budget:
         disk = Disk(timeline)
-    pager = Pager(shape, arena, host, streams, disk, disk_budget, store, shape.hidden_bytes(max_tokens))
+    pager = Pager(shape, arena, host, streams, disk, disk_budget, store)
     begun.callback(pager.shut_down)
     keeper = None
     if store:

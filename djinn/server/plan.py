@@ -33,11 +33,8 @@ class Plan:
 
 
 def workspace_bytes(shape: KVShape, intermediate_size: int, vocabulary: int, max_tokens: int) -> int:
-    """An upper estimate of one pass's temporaries: per token eight hidden states and three MLP rows, and one row of logits.
-
-    And a ninth hidden state: where one that is waited for lands.
-    """
-    per_token = (9 * shape.hidden_size + 3 * intermediate_size) * DTYPE_BYTES[shape.dtype]
+    """An upper estimate of one pass's temporaries: per token eight hidden states and three MLP rows, and one row of logits."""
+    per_token = (8 * shape.hidden_size + 3 * intermediate_size) * DTYPE_BYTES[shape.dtype]
     return max_tokens * per_token + vocabulary * 8
 
 

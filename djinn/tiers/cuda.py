@@ -98,12 +98,10 @@ class CudaStream(Stream):
 
 class CudaDevice(Device):
     def __init__(self, place: torch.device, timeline: Timeline, overlap: bool = True) -> None:
-        """overlap: copies on streams of their own; else in turn with the compute, on its stream."""
+        """overlap: both directions on streams of their own; else both in turn with the compute, on its stream."""
         super().__init__(place, timeline)
-        self.out, self.into, self.first = (
-            CudaStream(track, self, torch.cuda.Stream(place, urgency) if overlap else torch.cuda.default_stream(place))
-            for track, urgency in (("copy out", 0), ("copy in", 0), ("copy in first", -1))
-        )
+        out, into = (torch.cuda.Stream(place) if overlap else torch.cuda.default_stream(place) for _ in ("out", "into"))
+        self.out, self.into = CudaStream("copy out", self, out), CudaStream("copy in", self, into)
 
     def computed(self) -> Mark:
         return CudaMark(self, torch.cuda.current_stream(self.place))

@@ -70,11 +70,10 @@ class Stream(ABC):
 
 
 class Device(ABC):
-    """Where the compute is, and its streams. `waited`: how often each wait was really waited for, and how long."""
+    """Where the compute is, and its two streams. `waited`: how often each wait was really waited for, and how long."""
 
     out: Stream
     into: Stream
-    first: Stream  # in too, for what somebody waits for: it passes what is queued there
 
     def __init__(self, place: torch.device, timeline: Timeline) -> None:
         self.place, self.timeline = place, timeline
@@ -92,7 +91,6 @@ class Device(ABC):
     def close(self) -> None:
         self.out.close()
         self.into.close()
-        self.first.close()
 
 
 def call_safely(done: Callable[[], None]) -> None:
@@ -183,7 +181,6 @@ class HostDevice(Device):
     def __init__(self, timeline: Timeline) -> None:
         super().__init__(torch.device("cpu"), timeline)
         self.out, self.into = HostStream("copy out", self), HostStream("copy in", self)
-        self.first = HostStream("copy in first", self)
 
     def computed(self) -> Mark:
         mark = HostMark(self)
