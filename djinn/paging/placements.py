@@ -91,9 +91,8 @@ def begin_compact(book: Ledger, residence: Residence) -> Transfer | None:
     """Move parts down into holes, so that free bytes come to lie together; None if none can move."""
     body = residence.body
     moves, left = [], []
-    holes: dict[
-        int, int
-    ] = {}  # size → where the lowest is; looked at first, since as a rule there is none, and everybody is asked
+    # size → where the lowest hole for it is: as a rule above, and everybody is asked while a resume waits
+    holes: dict[int, int] = {}
     for key, part in body.items():
         if not part.device:
             continue
