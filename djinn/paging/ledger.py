@@ -108,9 +108,8 @@ class Ledger:
         Paused in a pass over few tokens, the layers above keep the unit that these will need when it goes on: without it
         the session would have to move as a whole.
         """
-        residence.granted = False
-        longest = max((part.live for key, part in residence.body.items() if isinstance(key, int)), default=0)
-        body = residence.body
+        body, residence.granted = residence.body, False
+        longest = max((part.live for key, part in body.items() if isinstance(key, int)), default=0)
         for key, part in body.items():
             if part.device:
                 pending = isinstance(key, int) and longest - part.live < self.device.unit

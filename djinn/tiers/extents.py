@@ -29,7 +29,6 @@ class Extents:
         self.capacity = capacity // unit * unit
         self.free_bytes = self.capacity
         self._free = [Extent(0, self.capacity)] if self.capacity else []
-        self._found: dict[int, int | None] = {}  # what `_first` found since the holes last changed
 
     def rounded(self, nbytes: int) -> int:
         """`nbytes` rounded up to what an extent can have."""
@@ -51,7 +50,6 @@ class Extents:
             at = self._first(size, 0 if size < last else at)  # no hole before it holds as much as the last one took
             if at is None:
                 self._free, self.free_bytes = before
-                self._found.clear()
                 return None
             taken.append(self._cut(at, size))
             last = size
@@ -60,8 +58,7 @@ class Extents:
     def fits(self, *sizes: int) -> bool:
         """Whether `take` would succeed."""
         taken = self.take(*sizes)
-        for extent in taken or ():
-            self.give(extent)
+        self.give(*(taken or ()))
         return taken is not None
 
     def lowest(self, size: int) -> int:
@@ -98,15 +95,13 @@ class Extents:
 
     def _first(self, size: int, since: int = 0) -> int | None:
         """Which hole from `since` on is the first that holds `size` bytes."""
-        if since:
-            return next((at for at in range(since, len(self._free)) if self._free[at].size >= size), None)
-        if size not in self._found:
-            self._found[size] = next((at for at, hole in enumerate(self._free) if hole.size >= size), None)
-        return self._found[size]
+        for at in range(since, len(self._free)):
+            if self._free[at].size >= size:
+                return at
+        return None
 
     def _cut(self, at: int, size: int) -> Extent:
         hole = self._free[at]
-        self._found.clear()
         if hole.size > size:
             self._free[at] = Extent(hole.start + size, hole.size - size)
         else:
@@ -151,7 +146,6 @@ class Extents:
         if (left and left.end > extent.start) or (right and extent.end > right.start):
             raise ValueError(f"{extent} is free already")
         self.free_bytes += extent.size
-        self._found.clear()
         if right and extent.end == right.start:
             extent = Extent(extent.start, extent.size + self._free.pop(at).size)
         if left and left.end == extent.start:

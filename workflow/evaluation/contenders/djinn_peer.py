@@ -194,6 +194,7 @@ class DjinnPeer(Contender):
         (folder / ID).write_text(session.id)
 
     def come_back(self, folder: Path) -> Evidence:
+        self.close()
         self._start(folder)
         session = self.client.attach((folder / ID).read_text())
         before = session.state
