@@ -14,6 +14,7 @@ from evaluation.peers import MODULES, interpreters, job_for, missing
 from evaluation.prompts import load_prompts
 
 Progress = Callable[[str], None]
+SEVERAL = 8  # prompts for the questions about one session; some take six at once, and a swap makes room for each
 
 
 class PeerMissing(RuntimeError):
@@ -93,7 +94,7 @@ class Alone:
         counts = {"warmup": self.peers.warmup, "samples": self.peers.samples}
         found: dict[str, Any] = {}
         with tempfile.TemporaryDirectory(prefix="djinn-survive-") as folder:
-            with self.start(self.choice) as asked:
+            with self.start(self.choice, prompts=SEVERAL) as asked:
                 found["versions"] = asked.ask("versions")
                 for question in ("continued", "edited"):
                     self.progress(f"{self.system}: {question}")
