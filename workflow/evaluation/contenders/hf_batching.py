@@ -46,7 +46,6 @@ class HFBatching(Local):
                 1.0  # the budget says what it may have; its own margin would refuse these blocks
             )
         self.setting = setting
-        self.counts = not setting.get("use_cuda_graph")  # a graph replays without hooks, which count what is computed
         self.stack = ExitStack()
         self.unseen = 0
         try:
@@ -101,12 +100,26 @@ class HFBatching(Local):
         finally:
             hook.remove()
 
-    def _countable(self) -> None:
-        """From now on without graphs, for a probe that is about what is computed."""
-        if not self.counts:
+    @property
+    def hooks_fire(self) -> bool:
+        """A CUDA graph replays layers without their hooks."""
+        return not self.setting.get("use_cuda_graph")
+
+    @contextmanager
+    def repeating(self) -> Iterator[None]:
+        """And from here on without graphs: the probes stop, edit and count with hooks. One that raises while a graph is being
+        captured leaves 44 GB on a card that no new manager gets."""
+        if not self.hooks_fire:
             self.close()
-            self.setting["use_cuda_graph"], self.counts = False, True
+            self.setting["use_cuda_graph"] = False
             self._start()
+        with super().repeating():
+            yield
+
+    @property
+    def _how(self) -> str:
+        """Behind what a hook did."""
+        return "; without its CUDA graphs, in which none fires" if self.job.setting.get("use_cuda_graph") else ""
 
     def workload(self, sessions: int) -> dict[str, Any]:
         self.close()
@@ -123,7 +136,7 @@ class HFBatching(Local):
                     raise Unable(said(error)) from error
                 raise
             ended = time.perf_counter()
-        if self.counts and sum(computed) < sum(map(len, prompts)):
+        if self.hooks_fire and sum(computed) < sum(map(len, prompts)):
             raise RuntimeError(f"{sum(computed)} tokens computed: this was not the whole work")
         tokens = [output.generated_tokens for output in done]
         return {
@@ -144,7 +157,7 @@ class HFBatching(Local):
             for place, session in sessions.items():
                 with self.tokens_computed() as computed:
                     times[place].append(self.ms(lambda session=session: self._run([session], 1)))
-                if self.counts and (place == "dropped") != (sum(computed) >= len(session)):
+                if self.hooks_fire and (place == "dropped") != (sum(computed) >= len(session)):
                     raise RuntimeError(f"{place}: {sum(computed)} of {len(session)} tokens were computed")
         return {place: listed[warmup:] for place, listed in times.items()}
 
@@ -182,14 +195,15 @@ class HFBatching(Local):
             errors, ended = named, said(error)
         finally:
             handle.remove()
-        if not errors:
-            return Evidence("no", "the hook did not fire in its pass (CUDA graphs replay without hooks)")
+        assert errors, "the hook did not fire: this probe shows nothing"
         alive = self.manager.is_running()
         if not alive:
             self.close()
             self._start()
         after = "" if alive else ", its generation thread has ended and a new manager is needed"
-        return Evidence("no", f"a hook that raises leaves the pass: {len(errors)} of 2 requests are lost{after}", ended)
+        return Evidence(
+            "no", f"a hook that raises leaves the pass: {len(errors)} of 2 requests are lost{after}{self._how}", ended
+        )
 
     def edit(self) -> Evidence:
         """By a hook; this API gives tokens and their log probabilities, no logits."""
@@ -197,12 +211,12 @@ class HFBatching(Local):
         with self.scaling() as fired:
             (hooked,) = self._run([prompt], 1)
         (unhooked,) = self._run([prompt], 1)
-        if not fired:
-            return Evidence("no", "the hook did not fire in its pass (CUDA graphs replay without hooks)")
+        assert fired, "the hook did not fire: this probe shows nothing"
         moved = abs(hooked.logprobs[0] - unhooked.logprobs[0])
         seen = f"a forward hook fired for {sum(fired)} tokens of the batch and moved the log probability by {moved:.3g}"
         return Evidence(
-            "partly" if moved > 0 else "no", f"{seen} (×{FACTOR} on every request in the pass; no logits come out)"
+            "partly" if moved > 0 else "no",
+            f"{seen} (×{FACTOR} on every request in the pass; no logits come out){self._how}",
         )
 
     def park(self) -> Evidence:
@@ -210,7 +224,6 @@ class HFBatching(Local):
 
         Leaving is ending the request here (or cancel_request, which keeps no more): there is no call that pauses one.
         """
-        self._countable()
         many = more_than_fit(self.setting["num_blocks"], self.setting["block_size"], len(self.job.prompts[0]) + 2)
         left = []
         for number in range(many):  # one by one: what a pass costs here grows with the square of its tokens
@@ -242,7 +255,6 @@ class HFBatching(Local):
         self._run([self.job.prompts[0]], 1)
 
     def come_back(self, folder: Path) -> Evidence:
-        self._countable()
         with self.tokens_computed() as computed:
             self._run([self.job.prompts[0]], 1)
         return Evidence(
