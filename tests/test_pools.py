@@ -35,7 +35,7 @@ def test_no_extent_crosses_a_chunk(monkeypatch):
 def test_what_is_not_ready_is_not_handed_out(monkeypatch):
     monkeypatch.setattr(pools, "CHUNK", 4096)
     gate = threading.Event()
-    monkeypatch.setattr(HostMemory, "_make_ready", lambda self, chunk: None if gate.wait(30) else "never")
+    monkeypatch.setattr(HostMemory, "_pin", lambda self, chunk: None if gate.wait(30) else "never")
     pool = opened(8192, 256)
     assert pool.growing
     assert pool.extents.take(256) is None
@@ -49,7 +49,7 @@ def test_what_is_not_ready_is_not_handed_out(monkeypatch):
 def test_memory_that_cannot_be_made_ready_makes_the_pool_smaller(monkeypatch):
     monkeypatch.setattr(pools, "CHUNK", 4096)
     told = iter([None, "CUDA error 2"])
-    monkeypatch.setattr(HostMemory, "_make_ready", lambda self, chunk: next(told))
+    monkeypatch.setattr(HostMemory, "_pin", lambda self, chunk: next(told))
     pool = opened(3 * 4096, 256)
     while pool.growing:
         time.sleep(0.001)
