@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -84,7 +85,8 @@ class InProcess:
     """What Asked does, without the process."""
 
     def __init__(self, module, job, python="", choice=0):
-        self.tuned = Fake.TUNED
+        told = talk("fake")[0]["answer"]
+        self.tuned, self.workload = told["tuned"], told["workload"]
         if job is not None:
             self.begin(job, choice)
 
@@ -155,7 +157,7 @@ def test_questions_are_answered_in_turn(fake):
         '{"ask": "workload", "sessions": 2}',
         '{"ask": "edited", "warmup": 0, "samples": 1}',
     )
-    assert tuned["answer"] == [{"speed": 1}, {"speed": 3}, {"speed": 2}, {"speed": 0}]
+    assert tuned["answer"] == {"tuned": [{"speed": n} for n in (1, 3, 2, 0)], "workload": True}
     assert (ready["answer"], versions["answer"], workload["answer"]["seconds"]) == ("ready", {"fake": "1"}, 1.0)
     assert edited == {"unable": "it has no way to edit a layer"}
 
@@ -231,6 +233,16 @@ def test_all_systems_take_their_rounds_in_turn(fake, monkeypatch, tmp_path, toge
     assert found["systems"]["vllm"] == {"unable": "it is off", "seconds": []}
     assert found["systems"]["djinn"]["seconds"] == [1.0, 1.0] and found["systems"]["hooks"]["seconds"] == [1.5, 1.5]
     assert found["systems"]["hooks"]["tokens_as_djinn"] == 1 and found["systems"]["hooks"]["sessions_as_djinn"] == 3
+
+
+def test_who_has_no_workload_is_not_loaded_to_say_so(fake, monkeypatch, tmp_path):
+    monkeypatch.setattr(Fake, "workload", Contender.workload)
+    monkeypatch.setattr(InProcess, "begin", lambda *_, **__: pytest.fail("it was loaded"))
+    peer, stack = {"reason": None, "setting": {"speed": 2}}, ExitStack()
+    monkeypatch.setitem(workload_rule.MODULES, "hooks", "fake")
+    one = workload_rule.Timed("hooks", peer, JOB, "")
+    one.load(stack)
+    assert one.row([])["unable"] == "it has no workload of many sessions"
 
 
 def test_who_does_few_sessions_but_not_as_many_says_so(fake, monkeypatch, tmp_path):

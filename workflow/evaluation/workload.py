@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.contenders.asking import Asked
-from evaluation.contenders.contender import Job, Unable
+from evaluation.contenders.contender import NO_WORKLOAD, Job, Unable
 from evaluation.peers import MODULES, PEERS, interpreters, job_for
 from evaluation.prompts import load_prompts
 
@@ -65,9 +65,12 @@ class Timed:
         if self.unable:
             return
         try:
-            job = replace(self.job, setting=self.setting)
-            self.asked = stack.enter_context(Asked(MODULES[self.system], job, self.python, choice=None))
-            self.asked.ask("workload", sessions=min(WARM_UP, len(job.prompts)))
+            self.asked = stack.enter_context(Asked(MODULES[self.system], None, self.python))
+            if self.asked.workload:  # else asking is enough to hear so, without a model of 26 GB
+                self.asked.begin(replace(self.job, setting=self.setting), choice=None)
+                self.asked.ask("workload", sessions=min(WARM_UP, len(self.job.prompts)))
+            else:
+                self.unable = NO_WORKLOAD
         except Unable as reason:
             self.unable = str(reason)
 

@@ -51,7 +51,7 @@ def _probed(contender: Contender, question: dict[str, Any]) -> Any:
 
 
 def serve(module: str, questions: TextIO, answers: TextIO) -> None:
-    """Tell the settings to try, read the Job, load, answer until the questions end."""
+    """Tell the settings to try and whether there is a workload, read the Job, load, answer until the questions end."""
 
     def tell(**content: Any) -> None:
         answers.write(json.dumps(content) + "\n")
@@ -60,7 +60,7 @@ def serve(module: str, questions: TextIO, answers: TextIO) -> None:
     contender = None
     try:
         system = importlib.import_module(f"{MODULES}.{module}").SYSTEM
-        tell(answer=system.TUNED)
+        tell(answer={"tuned": system.TUNED, "workload": system.workload is not Contender.workload})
         job = questions.readline()
         if not job:
             return

@@ -19,7 +19,8 @@ class Broken(RuntimeError):
 
 
 class Asked:
-    """One contender's process; it ends with the block. tuned: the settings that this system can be tried with.
+    """One contender's process; it ends with the block. tuned: the settings that this system can be tried with. workload:
+    whether it has one of many sessions.
 
     choice: which of them; None takes the job's own. Without a job nothing is loaded.
     Raises Unable when it cannot be run here, Broken when it breaks.
@@ -40,10 +41,11 @@ class Asked:
         except OSError as error:
             raise Unable(f"{type(error).__name__}: {error}") from error
         try:
-            self.tuned = self._answer()
+            told = self._answer()
         except BaseException:
             self.close()
             raise
+        self.tuned, self.workload = told["tuned"], told["workload"]
         if job is not None:
             self.begin(job, choice)
 

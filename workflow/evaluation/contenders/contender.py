@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-PROBES = ("stop", "edit", "park", "exact", "survive")
+PROBES = ("stop", "edit", "exact", "park", "survive")
+NO_WORKLOAD = "it has no workload of many sessions"
 FACTOR = 0.9  # of the edit: the hidden state behind layer `Job.layer`, at every position, is scaled by it
 
 
@@ -123,7 +124,7 @@ class Contender(ABC):
         cannot stop inside) before any goes on. -> {"seconds": total, "tokens": [[id, ...], ...], "paused": bool,
         "parts": {name: seconds}, "off_device_bytes": at the barrier or 0, "other_weights": True where they are its own}.
         """
-        raise Unable("it has no workload of many sessions")
+        raise Unable(NO_WORKLOAD)
 
     def continued(self, warmup: int, samples: int) -> dict[str, list[float]]:
         """What was asked → ms from the call to the next token's last logits (or token) of a session that was put aside.

@@ -62,15 +62,16 @@ class HandSwap(Local):
                 f"a group of {self.batch} keeps {format_bytes(one)}, the budget leaves {format_bytes(self.job.kv_room)}"
             )
         groups = -(-len(job.prompts) // self.batch)
-        self.rooms = [self._room(self.place) for _ in range(min(self.fit, groups))]
+        self.rooms = [self._room() for _ in range(min(self.fit, groups))]
         # pinning is slow and belongs before the work; pageable memory is taken as it comes, which is what people write
-        self.buffers = (
-            [self._room(torch.device("cpu")) for _ in range(groups - len(self.rooms) + 1)] if self.pinned else []
-        )
+        away = groups - len(self.rooms)
+        self.buffers = [self._buffer(self.shape) for _ in range(away + 1)] if self.pinned and away else []
 
-    def _room(self, place: torch.device) -> Tensor:
-        pin = place.type == "cpu" and self.place.type == "cuda"
-        return torch.zeros(self.shape, dtype=self.model.dtype, device=place, pin_memory=pin)
+    def _room(self) -> Tensor:
+        return torch.zeros(self.shape, dtype=self.model.dtype, device=self.place)
+
+    def _buffer(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.zeros(shape, dtype=self.model.dtype, pin_memory=self.place.type == "cuda")
 
     def workload(self, sessions: int) -> dict[str, Any]:
         prompts = self.job.prompts[:sessions]
@@ -149,16 +150,20 @@ class HandSwap(Local):
 
     @contextmanager
     def _groups_of_one(self) -> Iterator[None]:
-        """Inside, one room and one buffer, each for one session in one piece of what a group has."""
+        """Inside, one room and one buffer, each for one session: the room is a piece of a group's."""
         rooms, buffers = self.rooms, self.buffers
         shape = (*self.shape[:2], 1, *self.shape[3:])
-        self.rooms, self.buffers = (
-            [group.view(-1)[: math.prod(shape)].view(shape) for group in several[:1]] for several in (rooms, buffers)
-        )
+        self.rooms = [rooms[0].view(-1)[: math.prod(shape)].view(shape)]
+        self.buffers = [self._buffer(shape)] if self.pinned else []
         try:
             yield
         finally:
             self.rooms, self.buffers = rooms, buffers
+
+    @contextmanager
+    def repeating(self) -> Iterator[None]:
+        with super().repeating(), self._groups_of_one():
+            yield
 
     def continued(self, warmup: int, samples: int) -> dict[str, list[float]]:
         """In groups of one, whatever is fastest for many: a session comes back no faster than that."""

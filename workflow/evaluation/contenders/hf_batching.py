@@ -26,8 +26,8 @@ class HFBatching(Local):
         {"max_batch_tokens": 512},
         {"max_batch_tokens": 1024, "block_size": 64},
         {"max_batch_tokens": 4096},
-        {"max_batch_tokens": 16384, "room": 0.85},
         {"max_batch_tokens": 4096, "use_cuda_graph": True, "room": 0.85},
+        {"max_batch_tokens": 16384, "room": 0.85},
         {"max_batch_tokens": 1024, "cpu_offload_space": True},  # as large as the host budget
     )
 

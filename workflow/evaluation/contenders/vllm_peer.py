@@ -24,7 +24,7 @@ class LeftForward(Exception):
 
 
 class VLLM(Contender):
-    TUNED = ({}, {"max_num_batched_tokens": 2048}, {"enforce_eager": True}, OFFLOADING)
+    TUNED = ({}, {"enforce_eager": True}, {"max_num_batched_tokens": 2048}, OFFLOADING)
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
@@ -191,7 +191,7 @@ class VLLM(Contender):
         return Evidence("yes" if tokens and bits and alone else "partly" if tokens else "no", seen)
 
     def leave(self, folder: Path) -> None:
-        self.engine.use(EAGER)
+        """With the engine that stands: a start takes half a minute on a card."""
         self.engine.run(self.job.prompts[:1], 1)
 
     def come_back(self, folder: Path) -> Evidence:
