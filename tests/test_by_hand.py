@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import weakref
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
@@ -126,6 +128,16 @@ def test_continuous_batching_is_left_only_by_losing_the_requests(ask, plain):
     assert found["answers"] == FEW | {"edit": "partly", "exact": found["answers"]["exact"]}
     assert "2 of 2 requests are lost" in found["probes"]["stop"]["seen"]
     assert set(found["continued"]) == {"prefix_cached", "dropped"}
+
+
+def test_batching_that_lost_its_thread_gives_its_blocks_back(monkeypatch):
+    monkeypatch.setattr(
+        logging.root.manager, "disable", logging.CRITICAL
+    )  # pytest keeps what is logged, the exception too
+    with Asked("hf_batching", ROOMY, choice=1) as asked:
+        blocks = weakref.ref(asked.system.batching.manager.batch_processor.cache)
+        assert "a new manager is needed" in asked.ask("stop")["seen"]
+        assert blocks() is None, "a card has no room for the new ones beside them"
 
 
 def test_what_graphs_hide_from_hooks_is_not_taken_for_work_that_was_left_out(plain, monkeypatch):

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
-from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from evaluation.contenders.by_hand import LeftForward, Local
 from evaluation.contenders.contender import FACTOR, Evidence, Job, Unable, more_than_fit, offload_bytes, said, tails
+from evaluation.contenders.hf_manager import Batching
 
 BLOCK = 256  # tokens of a block, as shipped
-PATIENCE_S = 300.0
 
 
 class HFBatching(Local):
@@ -46,46 +44,16 @@ class HFBatching(Local):
                 1.0  # the budget says what it may have; its own margin would refuse these blocks
             )
         self.setting = setting
-        self.stack = ExitStack()
+        self.batching = Batching(self.model, job.new_tokens + 1)
         self.unseen = 0
         try:
-            self._start()
-            self._run([job.prompts[0][:8]], 2)
+            self.batching.start(setting)
+            self.batching.run([job.prompts[0][:8]], 2)
         except (RuntimeError, ValueError, AssertionError, MemoryError) as error:
             raise Unable(said(error)) from error
 
-    def _start(self) -> None:
-        greedy = GenerationConfig(
-            max_new_tokens=self.job.new_tokens + 1, do_sample=False, eos_token_id=-1, pad_token_id=0
-        )
-        config = ContinuousBatchingConfig(return_logprobs=True, **self.setting)
-        managing = self.model.continuous_batching_context_manager(
-            generation_config=greedy, continuous_batching_config=config
-        )
-        self.manager = self.stack.enter_context(managing)
-
     def close(self) -> None:
-        self.stack.close()
-
-    def _run(self, prompts: list[list[int]], new: int) -> list[Any]:
-        """The finished outputs in the order of `prompts`. Raises RuntimeError when one failed."""
-        named = [self.manager.add_request(prompt, max_new_tokens=new, eos_token_id=-1) for prompt in prompts]
-        done = self._collect(named)
-        wrong = [output.error for output in done if output.error is not None]
-        if wrong:
-            raise RuntimeError(f"{len(wrong)} of {len(prompts)} requests failed: {wrong[0]}")
-        return done
-
-    def _collect(self, named: list[str]) -> list[Any]:
-        done: dict[str, Any] = {}
-        until = time.monotonic() + PATIENCE_S
-        while len(done) < len(named):
-            output = self.manager.get_result(timeout=0.5)
-            if output is not None and output.is_finished():
-                done[output.request_id] = output
-            elif output is None and (not self.manager.is_running() or time.monotonic() > until):
-                raise RuntimeError(f"{len(named) - len(done)} of {len(named)} requests never ended")
-        return [done[name] for name in named]
+        self.batching.close()
 
     @contextmanager
     def tokens_computed(self) -> Iterator[list[int]]:
@@ -107,12 +75,10 @@ class HFBatching(Local):
 
     @contextmanager
     def repeating(self) -> Iterator[None]:
-        """And from here on without graphs: the probes stop, edit and count with hooks. One that raises while a graph is being
-        captured leaves 44 GB on a card that no new manager gets."""
+        """And from here on without graphs: the probes stop, edit and count with hooks."""
         if not self.hooks_fire:
-            self.close()
             self.setting["use_cuda_graph"] = False
-            self._start()
+            self.batching.start(self.setting)
         with super().repeating():
             yield
 
@@ -122,15 +88,14 @@ class HFBatching(Local):
         return "; without its CUDA graphs, in which none fires" if self.job.setting.get("use_cuda_graph") else ""
 
     def workload(self, sessions: int) -> dict[str, Any]:
-        self.close()
-        self._start()  # a new cache: the blocks of an earlier round would be found again
-        self._run([self.job.prompts[0][:8]], 2)
+        self.batching.start(self.setting)  # a new cache: the blocks of an earlier round would be found again
+        self.batching.run([self.job.prompts[0][:8]], 2)
         prompts = self.job.prompts[:sessions]
         with self.tokens_computed() as computed:
             self.wait()
             began = time.perf_counter()
             try:
-                done = self._run(prompts, self.job.new_tokens + 1)
+                done = self.batching.run(prompts, self.job.new_tokens + 1)
             except RuntimeError as error:
                 if "out of memory" in str(error):  # this setting is none for so many; the others may be
                     raise Unable(said(error)) from error
@@ -152,11 +117,11 @@ class HFBatching(Local):
         times: dict[str, list[float]] = {"prefix_cached": [], "dropped": []}
         for number in range(warmup + samples):
             begun = self._unseen(number)
-            (two,) = self._run([begun], 2)  # blocks are shared once their request has come to a second token
+            (two,) = self.batching.run([begun], 2)  # blocks are shared once their request has come to a second token
             sessions = {"prefix_cached": [*begun, *two.generated_tokens], "dropped": [*self._unseen(number), 0, 0]}
             for place, session in sessions.items():
                 with self.tokens_computed() as computed:
-                    times[place].append(self.ms(lambda session=session: self._run([session], 1)))
+                    times[place].append(self.ms(lambda session=session: self.batching.run([session], 1)))
                 if self.hooks_fire and (place == "dropped") != (sum(computed) >= len(session)):
                     raise RuntimeError(f"{place}: {sum(computed)} of {len(session)} tokens were computed")
         return {place: listed[warmup:] for place, listed in times.items()}
@@ -172,9 +137,9 @@ class HFBatching(Local):
         times: dict[str, list[float]] = {"plain": [], "hook": []}
         for number in range(warmup + samples):
             plain, hooked = self._unseen(number), self._unseen(number)
-            times["plain"].append(self.ms(lambda prompt=plain: self._run([prompt], 1)))
+            times["plain"].append(self.ms(lambda prompt=plain: self.batching.run([prompt], 1)))
             with self.scaling() as fired:
-                times["hook"].append(self.ms(lambda prompt=hooked: self._run([prompt], 1)))
+                times["hook"].append(self.ms(lambda prompt=hooked: self.batching.run([prompt], 1)))
             if not fired:
                 raise Unable("the hook did not fire in its pass (CUDA graphs replay without hooks)")
         return {way: listed[warmup:] for way, listed in times.items()}
@@ -186,9 +151,9 @@ class HFBatching(Local):
             raise LeftForward("out of the forward")
 
         handle = self.layers[self.job.layer].register_forward_pre_hook(leave)
-        named = [self.manager.add_request(p, max_new_tokens=4, eos_token_id=-1) for p in self.job.prompts[:2]]
+        named = self.batching.add(self.job.prompts[:2], 4)
         try:
-            done = self._collect(named)
+            done = self.batching.collect(named)
             errors = [output.error for output in done if output.error is not None]
             ended = f"LeftForward: {errors[0]}" if errors else None
         except RuntimeError as error:
@@ -196,10 +161,9 @@ class HFBatching(Local):
         finally:
             handle.remove()
         assert errors, "the hook did not fire: this probe shows nothing"
-        alive = self.manager.is_running()
+        alive = self.batching.manager.is_running()
         if not alive:
-            self.close()
-            self._start()
+            self.batching.start(self.setting)
         after = "" if alive else ", its generation thread has ended and a new manager is needed"
         return Evidence(
             "no", f"a hook that raises leaves the pass: {len(errors)} of 2 requests are lost{after}{self._how}", ended
@@ -209,8 +173,8 @@ class HFBatching(Local):
         """By a hook; this API gives tokens and their log probabilities, no logits."""
         prompt = self._unseen(2)
         with self.scaling() as fired:
-            (hooked,) = self._run([prompt], 1)
-        (unhooked,) = self._run([prompt], 1)
+            (hooked,) = self.batching.run([prompt], 1)
+        (unhooked,) = self.batching.run([prompt], 1)
         assert fired, "the hook did not fire: this probe shows nothing"
         moved = abs(hooked.logprobs[0] - unhooked.logprobs[0])
         seen = f"a forward hook fired for {sum(fired)} tokens of the batch and moved the log probability by {moved:.3g}"
@@ -228,11 +192,11 @@ class HFBatching(Local):
         left = []
         for number in range(many):  # one by one: what a pass costs here grows with the square of its tokens
             prompt = self._unseen(number)
-            (done,) = self._run([prompt], 2)
+            (done,) = self.batching.run([prompt], 2)
             left.append([*prompt, *done.generated_tokens])
         with self.tokens_computed() as computed:
             for session in left:
-                self._run([session], 1)
+                self.batching.run([session], 1)
         whole, again = sum(map(len, left)), sum(computed)
         seen = f"{many} sessions, more than the device holds, left and gone on with: {again} of {whole} tokens computed again"
         kept = again <= tails(left, self.setting["block_size"])
@@ -240,23 +204,23 @@ class HFBatching(Local):
 
     def exact(self) -> Evidence:
         prompt, new = self._unseen(0), self.job.new_tokens
-        (whole,) = self._run([prompt], new)
+        (whole,) = self.batching.run([prompt], new)
         half = new // 2
-        (first,) = self._run([prompt], half)
-        (rest,) = self._run([[*prompt, *first.generated_tokens]], new - half)
+        (first,) = self.batching.run([prompt], half)
+        (rest,) = self.batching.run([[*prompt, *first.generated_tokens]], new - half)
         tokens = [*first.generated_tokens, *rest.generated_tokens] == whole.generated_tokens
         numbers = [*first.logprobs, *rest.logprobs] == whole.logprobs
-        beside = self._run([prompt, *self.job.prompts[1:6]], new)[0]
+        beside = self.batching.run([prompt, *self.job.prompts[1:6]], new)[0]
         alone = beside.generated_tokens == whole.generated_tokens and beside.logprobs == whole.logprobs
         seen = f"gone on by a new request: tokens equal: {tokens}, log probabilities: {numbers}; beside others, both: {alone}"
         return Evidence("yes" if tokens and numbers and alone else "partly" if tokens else "no", seen)
 
     def leave(self, folder: Path) -> None:
-        self._run([self.job.prompts[0]], 1)
+        self.batching.run([self.job.prompts[0]], 1)
 
     def come_back(self, folder: Path) -> Evidence:
         with self.tokens_computed() as computed:
-            self._run([self.job.prompts[0]], 1)
+            self.batching.run([self.job.prompts[0]], 1)
         return Evidence(
             "no", f"in a new process {sum(computed)} of {len(self.job.prompts[0])} tokens are computed again"
         )
