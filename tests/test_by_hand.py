@@ -130,10 +130,9 @@ def test_continuous_batching_is_left_only_by_losing_the_requests(ask, plain):
     assert set(found["continued"]) == {"prefix_cached", "dropped"}
 
 
-def test_batching_that_lost_its_thread_gives_its_blocks_back(monkeypatch):
-    monkeypatch.setattr(
-        logging.root.manager, "disable", logging.CRITICAL
-    )  # pytest keeps what is logged, the exception too
+def test_batching_that_lost_its_thread_gives_its_blocks_back(request):
+    logging.disable()  # pytest keeps what is logged, the exception too
+    request.addfinalizer(lambda: logging.disable(logging.NOTSET))
     with Asked("hf_batching", ROOMY, choice=1) as asked:
         blocks = weakref.ref(asked.system.batching.manager.batch_processor.cache)
         assert "a new manager is needed" in asked.ask("stop")["seen"]
