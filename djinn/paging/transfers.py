@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from djinn.paging.residence import Key
 from djinn.tiers.extents import Extent
+
+TOGETHER = 8  # parts that are queued as one, and waited for as one
 
 
 class Piece(NamedTuple):
@@ -20,6 +22,9 @@ class Piece(NamedTuple):
     source: int
     destination: int
     nbytes: int
+
+
+Moves = list[tuple[Key, list[Piece]]]
 
 
 @dataclass
@@ -31,7 +36,7 @@ class Transfer:
     """
 
     direction: str  # in: host to device; out: device to host; across: on the device
-    moves: list[tuple[Key, list[Piece]]]
+    moves: Moves
     end: Callable[[], None]
     cancel: Callable[[], None] | None = None
     problem: Exception | None = None  # of the first copy that failed
@@ -39,6 +44,19 @@ class Transfer:
     @property
     def nbytes(self) -> int:
         return sum(piece.nbytes for _, pieces in self.moves for piece in pieces)
+
+
+def groups(moves: Moves, alone: int) -> Iterator[Moves]:
+    """The moves in order, in groups to be queued as one, since each group costs the threads some 15 µs of Python's lock.
+
+    The first `alone` stand by themselves: somebody waits for each. Towards the end groups become smaller: the compute
+    follows behind the copies, and what is left of it when the last has landed is one part's.
+    """
+    at = 0
+    while at < len(moves):
+        count = 1 if at < alone else max(1, min(TOGETHER, (len(moves) - at) // 2))
+        yield moves[at : at + count]
+        at += count
 
 
 def runs(extents: list[Extent], start: int, end: int) -> list[tuple[int, int, int]]:
