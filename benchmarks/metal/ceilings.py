@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import torch
+
 from benchmarks.metal.bench import Bench
-from benchmarks.metal.local import copies, gemms_ms, read_rate
+from benchmarks.metal.beside import paired_ms
+from benchmarks.metal.local import copies, gemms, read_rate, timed
 from benchmarks.metal.report import Report
 
 MIB = 2**20
@@ -22,7 +27,7 @@ def measure(bench: Bench, report: Report) -> None:
 
     def products() -> None:
         for tokens in sorted({s.session_tokens, s.tokens}):
-            report.samples(f"ceiling.gemms@{tokens}", gemms_ms(local, tokens, s.samples), "ms")
+            report.samples(f"ceiling.gemms@{tokens}", timed(local, gemms(local, tokens), s.samples), "ms")
 
     def plain() -> None:
         for tokens in sorted({s.session_tokens, s.tokens}):
@@ -30,5 +35,16 @@ def measure(bench: Bench, report: Report) -> None:
             times = [local.prefill_ms(prompt) for _ in range(s.samples + 2)]
             report.samples(f"ceiling.plain_prefill@{tokens}", times[2:], "ms")
 
-    for row, work in {"copies": copying, "memory": memory, "gemms": products, "plain prefill": plain}.items():
+    def beside() -> None:
+        source = torch.zeros(block, dtype=torch.uint8, device=local.device)
+        works = {"products": gemms(local, s.session_tokens), "memory": partial(torch.clone, source)}
+        for name, work in works.items():
+            alone, loud = paired_ms(local.device, work, s.pairs)
+            report.samples(f"ceiling.{name}.alone_ms", alone, "ms")
+            report.samples(f"ceiling.{name}.beside_ms", loud, "ms")
+
+    rows = {"copies": copying, "memory": memory, "gemms": products, "plain prefill": plain}
+    if s.device != "cpu":
+        rows["beside copies"] = beside
+    for row, work in rows.items():
         report.attempt(row, work)

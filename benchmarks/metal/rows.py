@@ -177,6 +177,16 @@ def _engine(s: dict[str, Any]) -> Iterator[Row]:
             partial(_interference, name=name),
             median(f"{name}.alone_ms"),
         )
+    for kind, what in (("products", "a pass's matrix products"), ("memory", "a copy within the card")):
+        yield Row(
+            f"checkpoint.interference@{kind}",
+            f"{what} beside copies both ways ÷ alone, nothing else in between: a floor of the two above",
+            "×",
+            "",
+            None,
+            over(f"ceiling.{kind}.beside_ms", f"ceiling.{kind}.alone_ms"),
+            median(f"ceiling.{kind}.alone_ms"),
+        )
     for name, pair, target in (
         (f"executor.prefill@{tokens}", (f"executor.prefill_ms@{tokens}", f"executor.plain_ms@{tokens}"), 0.80),
         (
