@@ -14,6 +14,8 @@ from asking import submit, until
 from djinn.engine.engine import Engine
 from djinn.engine.session import Outcome, Paused
 from djinn.errors import Draining, IllegalMove, ServerFault
+from djinn.paging.endings import Endings
+from djinn.paging.transfers import Transfer
 from djinn.server.build import build_service
 from djinn.server.server_main import parser
 from djinn.states import State
@@ -174,6 +176,37 @@ def test_a_session_whose_copy_breaks_behind_its_answer_says_why_it_cannot_go_on(
     until(lambda: session.machine.state is State.FAILED)
     with pytest.raises(IllegalMove, match=r"failed .*the copy engine is on fire"):
         engine.park(session)
+    engine.close(session.key)
+
+
+@pytest.mark.parametrize("direction", ["in", "out"])
+def test_a_defect_behind_a_copy_is_told_and_nobody_waits_for_ever(engine, monkeypatch, prompt, direction):
+    """Whoever waits is answered, the session has failed, and the next one is served."""
+    session, end = engine.open(), Endings._end
+    tail = {"max_new_tokens": 1, "break_token": 1} if direction == "out" else {}  # that no prefill has written through
+    assert isinstance(submit(engine, session, ids=tuple(prompt), break_at=4, **tail).get(timeout=30), Paused)
+
+    def broken(ends: Endings, transfer: Transfer, counted: tuple[str, ...]) -> None:
+        if transfer.direction == direction:
+            raise KeyError("a defect")
+        end(ends, transfer, counted)
+
+    if direction == "in":
+        engine.park(session)
+        until(lambda: session.machine.state is State.HOST)
+    monkeypatch.setattr(Endings, "_end", broken)
+    if direction == "out":
+        engine.park(session)
+    else:
+        answer = submit(engine, session, resume_from=session.pause, max_new_tokens=2).get(timeout=30)
+        assert isinstance(answer, ServerFault)
+    until(lambda: session.machine.state is State.FAILED)
+    monkeypatch.undo()
+    with pytest.raises(IllegalMove, match=r"failed .*paging failed: KeyError: 'a defect'"):
+        engine.park(session)
+    other = engine.open()
+    assert isinstance(submit(engine, other, ids=tuple(prompt), max_new_tokens=2).get(timeout=30), Outcome)
+    engine.close(other.key)
     engine.close(session.key)
 
 

@@ -10,7 +10,8 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from djinn.errors import DjinnError, IllegalMove, OutOfMemory, ServerFault, StateRefused, StorageError
 from djinn.paging import saves, spills
@@ -70,8 +71,18 @@ class Endings:
 
     # -- called when a copy has completed, or failed, on a stream's thread ------------------------------------
 
-    def first_is_here(self, transfer: Transfer, request: Request, problem: Exception | None) -> None:
+    @contextmanager
+    def _telling(self, residence: Residence) -> Iterator[None]:
+        """Under the lock. A defect here fails the session that the copy was for, or who waits for it would wait for ever."""
         with self.lock:
+            try:
+                yield
+            except Exception as error:
+                self.fail(residence, ServerFault(f"paging failed: {type(error).__name__}: {error}"))
+                raise  # to be logged by the thread that called
+
+    def first_is_here(self, transfer: Transfer, request: Request, problem: Exception | None) -> None:
+        with self._telling(request.residence):
             transfer.problem = transfer.problem or problem
             if request.residence.waiting is not request or transfer.problem:
                 return  # closed meanwhile; or it is told with the rest
@@ -80,7 +91,7 @@ class Endings:
 
     def landed(self, transfer: Transfer, residence: Residence, problem: Exception | None) -> None:
         problem = transfer.problem or problem
-        with self.lock:
+        with self._telling(residence):
             if problem:
                 self._did_not_land(transfer, residence, problem)
                 return
@@ -106,7 +117,7 @@ class Endings:
         self, transfer: Transfer, residence: Residence, counted: tuple[str, ...], problem: Exception | None
     ) -> None:
         problem = transfer.problem or problem
-        with self.lock:
+        with self._telling(residence):
             if not problem:
                 self._end(transfer, counted)
                 return
@@ -198,12 +209,14 @@ class Endings:
                 gate.fail(error)
             residence.resident.set()
             residence.lost = error
-            if not residence.granted and residence.machine.state not in END:
-                residence.machine.move(State.FAILED)
-                self.book.release(residence)
-            self.lock.notify_all()
-        if request:
-            request.then(error)
+            try:
+                if not residence.granted and residence.machine.state not in END:
+                    residence.machine.move(State.FAILED)
+                    self.book.release(residence)
+            finally:
+                self.lock.notify_all()
+                if request:
+                    request.then(error)
 
     def end_lost(self, residence: Residence) -> None:
         """Under the lock: its run is over; what it holds is not all there."""
