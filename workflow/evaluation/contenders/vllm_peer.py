@@ -161,7 +161,7 @@ class VLLM(Contender):
         # the last one first: it drops what was used longest ago
         again = every - sum(self._next(session)[1] for session in reversed(left))
         kept = again <= tails(left, block_size)
-        seen = f"{many} sessions, more than the device holds, left and gone on with {how}: {again} of {every} tokens computed again"
+        seen = f"{many} sessions, more than the device holds, left, then gone on {how}: {again} of {every} tokens computed again"
         return Evidence("partly" if kept else "no", f"{seen}; between tokens only", refused)
 
     def _variant(self, number: int) -> list[int]:
