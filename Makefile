@@ -52,6 +52,7 @@ reliability: $(project)  ## the long form of every suite of docs/reliability.md,
 
 # In an environment of its own: an auditor's packages are not ours. It asks a vulnerability service, so it needs a network.
 audit:  ## hold the locked packages against the known vulnerabilities
+	$(call no_link,.venv-audit)
 	$(PYTHON) -m venv --clear .venv-audit
 	.venv-audit/bin/python -m pip install --quiet pip-audit
 	.venv-audit/bin/pip-audit --no-deps --disable-pip --requirement requirements.lock $(ARGS)

@@ -194,7 +194,7 @@ def test_make_installs_once_and_again_after_a_kill_or_a_change(bare):
 def test_make_empties_nothing_behind_a_link(bare):
     (bare / "elsewhere").mkdir()
     (bare / "elsewhere" / "precious").touch()
-    for name, target in ((".venv", "env"), (".venv-vllm", "vllm")):
+    for name, target in ((".venv", "env"), (".venv-vllm", "vllm"), (".venv-audit", "audit")):
         (bare / name).symlink_to("elsewhere")
         (bare / "envs").mkdir(exist_ok=True)
         (bare / "envs" / "vllm-cpu.txt").touch()

@@ -203,20 +203,21 @@ class Endings:
         """What cannot go on is failed by name; nobody else is harmed. One that runs fails at a gate, or when its run ends."""
         if residence is None:
             return
-        with self.lock:
-            request = residence.waiting
-            for gate in residence.gates.values():
-                gate.fail(error)
-            residence.resident.set()
-            residence.lost = error
-            try:
+        request = None
+        try:
+            with self.lock:
+                request = residence.waiting
+                for gate in residence.gates.values():
+                    gate.fail(error)
+                residence.resident.set()
+                residence.lost = error
+                self.lock.notify_all()
                 if not residence.granted and residence.machine.state not in END:
                     residence.machine.move(State.FAILED)
                     self.book.release(residence)
-            finally:
-                self.lock.notify_all()
-                if request:
-                    request.then(error)
+        finally:  # who asked is answered even where the accounts refuse
+            if request:
+                request.then(error)
 
     def end_lost(self, residence: Residence) -> None:
         """Under the lock: its run is over; what it holds is not all there."""

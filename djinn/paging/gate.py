@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 
 from djinn.errors import DjinnError
 from djinn.tiers.streams import Mark, Wait
@@ -17,26 +16,24 @@ class PartGate:
 
     def __init__(self, queued: threading.Condition) -> None:
         self._queued = queued
-        self.mark: Mark | DjinnError | None = None
+        self._mark: Mark | DjinnError | None = None
+
+    def open(self, mark: Mark) -> None:
+        self._let(mark)
 
     def fail(self, error: DjinnError) -> None:
         """The part will never come, whether its copy was queued or not."""
+        self._let(error)
+
+    def _let(self, mark: Mark | DjinnError) -> None:
         with self._queued:
-            self.mark = error
+            self._mark = mark
             self._queued.notify_all()
 
     def hold(self) -> None:
-        if self.mark is None:
+        if self._mark is None:
             with self._queued:
-                self._queued.wait_for(lambda: self.mark is not None)
-        if isinstance(self.mark, DjinnError):
-            raise self.mark
-        self.mark.hold(Wait.COMPUTE_AFTER_IN)
-
-
-def let_open(gates: Sequence[PartGate], mark: Mark, queued: threading.Condition) -> None:
-    """Of parts that were queued together: they are there when `mark` is reached. queued: the gates'."""
-    with queued:
-        for gate in gates:
-            gate.mark = mark
-        queued.notify_all()
+                self._queued.wait_for(lambda: self._mark is not None)
+        if isinstance(self._mark, DjinnError):
+            raise self._mark
+        self._mark.hold(Wait.COMPUTE_AFTER_IN)

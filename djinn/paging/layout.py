@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from djinn.paging.residence import Body, Part, Residence
-from djinn.paging.transfers import Piece
+from djinn.paging.transfers import Moves
 from djinn.sizes import KVShape
 from djinn.tiers.pools import Pool
 
@@ -41,11 +41,11 @@ class Layout:
         whole = torch.cat([self.host.at(extent.start, extent.size) for extent in part.host])
         return whole[: self.shape.hidden_bytes(rows)].view(self.dtype).view(1, rows, self.shape.hidden_size)
 
-    def copies(self, direction: str, pieces: list[Piece]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def copies(self, direction: str, moves: Moves) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """(destination, source) as bytes, for a transfer `in`, `out` or `across`."""
         source = self.host if direction == "in" else self.arena
         to = self.host if direction == "out" else self.arena
-        return [(to.at(p.destination, p.nbytes), source.at(p.source, p.nbytes)) for p in pieces]
+        return [(to.at(p.destination, p.nbytes), source.at(p.source, p.nbytes)) for _, pieces in moves for p in pieces]
 
     def host_pages(self, body: Body) -> list[list[torch.Tensor]]:
         """The live bytes in the host pool, part after part, each in pieces: what a file of them holds."""

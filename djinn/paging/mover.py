@@ -20,7 +20,7 @@ from djinn.errors import ServerFault
 from djinn.paging import evictions, policy, saves
 from djinn.paging.decisions import Evicted, Fetch, Grant, Move, Refuse, RefuseRead, RefuseSave, Save, Spill, Step
 from djinn.paging.endings import Endings
-from djinn.paging.gate import PartGate, let_open
+from djinn.paging.gate import PartGate
 from djinn.paging.layout import Layout
 from djinn.paging.ledger import Ledger
 from djinn.paging.residence import Body, Key, Request, Residence
@@ -193,8 +193,7 @@ class Mover:
 
     def _queue_out(self, transfer: Transfer, residence: Residence, name: str, counted: tuple[str, ...]) -> None:
         try:
-            pieces = [piece for _, several in transfer.moves for piece in several]
-            self.device.out.copy(name, self.layout.copies("out", pieces))
+            self.device.out.copy(name, self.layout.copies("out", transfer.moves))
         except Exception as error:  # noqa: BLE001  what is queued must end first; then it is told
             transfer.problem = error
         self.device.out.call(partial(self._ends.left, transfer, residence, counted), Wait.FREE_AFTER_OUT)
@@ -212,10 +211,11 @@ class Mover:
         name = f"{'restore' if transfer.direction == 'in' else 'grow'} {residence.key[:8]}"
         try:
             for group in groups(transfer.moves, len(waited) if early else 0):
-                pieces = [piece for _, several in group for piece in several]
-                self.device.into.copy(name, self.layout.copies(transfer.direction, pieces))
-                let_open([residence.gates[key] for key, _ in group], self.device.into.mark(), self._queued)
-                waited.difference_update(key for key, _ in group)
+                self.device.into.copy(name, self.layout.copies(transfer.direction, group))
+                mark = self.device.into.mark()
+                for key, _ in group:
+                    residence.gates[key].open(mark)
+                    waited.discard(key)
                 if early and not waited:
                     self.device.into.call(partial(self._ends.first_is_here, transfer, request), Wait.READY_AFTER_IN)
                     early = False

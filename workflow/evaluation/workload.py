@@ -66,11 +66,10 @@ class Timed:
             return
         try:
             self.asked = stack.enter_context(Asked(MODULES[self.system], None, self.python))
-            if self.asked.workload:  # else asking is enough to hear so, without a model of 26 GB
-                self.asked.begin(replace(self.job, setting=self.setting), choice=None)
-                self.asked.ask("workload", sessions=min(WARM_UP, len(self.job.prompts)))
-            else:
-                self.unable = NO_WORKLOAD
+            if not self.asked.workload:  # said before a model of 26 GB is loaded
+                raise Unable(NO_WORKLOAD)
+            self.asked.begin(replace(self.job, setting=self.setting), choice=None)
+            self.asked.ask("workload", sessions=min(WARM_UP, len(self.job.prompts)))
         except Unable as reason:
             self.unable = str(reason)
 

@@ -62,13 +62,12 @@ class HandSwap(Local):
                 f"a group of {self.batch} keeps {format_bytes(one)}, the budget leaves {format_bytes(self.job.kv_room)}"
             )
         groups = -(-len(job.prompts) // self.batch)
-        self.rooms = [self._room() for _ in range(min(self.fit, groups))]
+        self.rooms = [
+            torch.zeros(self.shape, dtype=self.model.dtype, device=self.place) for _ in range(min(self.fit, groups))
+        ]
         # pinning is slow and belongs before the work; pageable memory is taken as it comes, which is what people write
         away = groups - len(self.rooms)
         self.buffers = [self._buffer(self.shape) for _ in range(away + 1)] if self.pinned and away else []
-
-    def _room(self) -> Tensor:
-        return torch.zeros(self.shape, dtype=self.model.dtype, device=self.place)
 
     def _buffer(self, shape: tuple[int, ...]) -> Tensor:
         return torch.zeros(shape, dtype=self.model.dtype, pin_memory=self.place.type == "cuda")
