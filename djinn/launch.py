@@ -113,6 +113,7 @@ def serve(
     revision: str | None = None,
     deterministic: bool = True,
     decode_rows: int | None = None,
+    prefill_tokens: int | None = None,
     without: Sequence[str] = (),
     keys: str | os.PathLike | None = None,
     lease: str | float | None = None,
@@ -135,8 +136,9 @@ def serve(
     seed: of random weights (0). path, hub_id, revision: where weights="path" and weights="hub" take them from.
     threads: compute threads on a CPU (torch's own choice). max_tokens: the longest session, in tokens (4096, or the
     model's limit). deterministic: decode in a fixed number of rows, so that no session's bits depend on its neighbours.
-    decode_rows: sessions decoded in one pass (8 on a CPU, 32 on CUDA). without: parts left out that make it fast, to see
-    what each is worth: batching, own-loop, compiling, graphs, write-through, parts-first, overlap.
+    decode_rows: sessions decoded in one pass (8 on a CPU, 32 on CUDA). prefill_tokens: of the prompts that share a first
+    pass, where the model has a fast path; more take more workspace (max_tokens). without: parts left out that make it fast,
+    to see what each is worth: batching, own-loop, compiling, graphs, write-through, parts-first, overlap.
     keys: the folder that `djinn keys` made: encrypt, and let in only whose key is there. lease: how long sessions are kept
     after their owner's last sign of life, seconds or text such as "24h" (24h). max_message: bytes of one frame (what the
     activation of the longest session takes). max_sessions: open at once (10,000). max_sessions_per_owner: of one key or
@@ -163,6 +165,7 @@ def serve(
         "revision": revision,
         "deterministic": "on" if deterministic else "off",
         "decode_rows": decode_rows,
+        "prefill_tokens": prefill_tokens,
         "keys": keys,
         "lease": lease,
         "max_message": max_message,

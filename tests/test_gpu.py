@@ -78,3 +78,19 @@ def test_an_unedited_round_trip_through_the_client(client, prompt):
     again = session.resume(checkpoints[5], activation=checkpoints[5].activation())
     assert np.array_equal(again.logits, out.logits)
     session.close()
+
+
+def test_prompts_asked_for_at_once_are_bit_equal_to_themselves_alone(client, prompt):
+    prompts = [(prompt[i:] + prompt[:i])[: 20 + 3 * i] for i in range(8)]
+    expected = []
+    for p in prompts:
+        session = client.open()
+        expected.append(session.prefill(p))
+        session.close()
+    sessions = [client.open() for _ in prompts]
+    asked = [session.prefill(p, break_at=3, wait=False) for session, p in zip(sessions, prompts, strict=True)]
+    for pending in asked:
+        pending.result()
+    for session, alone in zip(sessions, expected, strict=True):
+        assert np.array_equal(session.resume().logits, alone.logits)
+        session.close()

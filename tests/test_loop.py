@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from small_llama import DEPTH, HEAD_DIM, HEADS, ROOM, TOKENS, build, fresh, model
 
 from djinn.model.drive import drive
 from djinn.model.executor import Executor, Finished, Stopped
@@ -15,32 +15,7 @@ from djinn.model.loop import Loop
 from djinn.model.probe_loop import differs
 from djinn.model.slabs import SlabCache
 
-DEPTH, HEADS, HEAD_DIM, TOKENS, ROOM = 8, 4, 16, 40, 64
-SMALL = {
-    "vocab_size": 97,
-    "hidden_size": HEADS * HEAD_DIM,
-    "intermediate_size": 96,
-    "num_hidden_layers": DEPTH,
-    "num_attention_heads": HEADS,
-}
 IDS = torch.randint(3, 97, (1, TOKENS), generator=torch.Generator().manual_seed(1))
-
-
-def model(family: str = "llama", **more: object) -> PreTrainedModel:
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **(SMALL | {"num_key_value_heads": HEADS} | more))
-    return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
-
-
-def build(dtype: torch.dtype = torch.float32, **more: object) -> Executor:
-    return Executor(model(**more).to(dtype))
-
-
-def fresh(executor: Executor) -> SlabCache:
-    heads = executor.model.config.num_key_value_heads
-    cache = SlabCache(DEPTH)
-    cache.bind(torch.full((DEPTH, ROOM, 2, heads, HEAD_DIM), float("nan"), dtype=executor.model.dtype))
-    return cache
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
@@ -122,7 +97,7 @@ def test_what_it_serves(family, more):
 def test_compiled_once_whatever_the_length_and_wherever_a_state_lay():
     """Two compiled forms of one half may differ in their bits: a stop must not lead from one to the other."""
     loop = Loop(build(), rows=4, max_tokens=ROOM)
-    loop.compile()
+    loop.first.compile()
     assert differs(loop) is None
     arena = torch.zeros((2, DEPTH, ROOM, 2, HEADS, HEAD_DIM))  # not made in inference mode, as the server's is not
     kept = torch.zeros((1, ROOM, HEADS * HEAD_DIM))
@@ -147,6 +122,6 @@ def test_a_difference_is_found_and_named():
 
 @pytest.mark.parametrize(("without", "shared"), [((), 4), (("batching",), 1)])
 def test_a_cpu_is_driven_by_re_entry(without, shared):
-    driven, rows = drive(model(), 4, ROOM, frozenset(without))
+    driven, rows = drive(model(), 4, ROOM, ROOM, frozenset(without))
     assert isinstance(driven, Executor)
     assert rows == shared

@@ -52,8 +52,9 @@ class Bench:
     def full(self, wait_for_pool: bool = True, **options: Any) -> djinn.Client:
         """A server with the budget of the paper setting; the plain model makes room for it."""
         self.drop_local()
-        given = {"device_budget": self.setting.budget, "host_budget": self.setting.full_host} | options
-        return self.client(wait_for_pool, **given)
+        s = self.setting
+        sizes = {"device_budget": s.budget, "host_budget": s.full_host, "prefill_tokens": 2 * s.session_tokens}
+        return self.client(wait_for_pool, **(sizes | options))
 
     def client(self, wait_for_pool: bool = True, **options: Any) -> djinn.Client:
         """A client of the server with these options: the one that runs, or a new one in its place."""

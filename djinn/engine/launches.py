@@ -20,10 +20,10 @@ AHEAD = 1  # results that may be under way when the next round begins
 
 @dataclass
 class Launch:
-    """One pass of the tasks, a row of it each. `found`: logits are brought to the host by `end`."""
+    """One pass of the tasks, and what came of it for each. `found`: logits are brought to the host by `end`."""
 
     tasks: list[Task]
-    found: Stopped | Finished
+    found: list[Stopped | Finished]
     cut: bool  # left between two layers for the sake of others: there is no result yet
     begin: Moment
     end: Moment
@@ -54,22 +54,20 @@ class Launches:
         return sum(not launch.cut for launch in self._queued)
 
     def _hand_out(self, launch: Launch) -> None:
-        rows, found = len(launch.tasks), launch.found
         try:
             launch.end.wait()
-            if isinstance(found, Finished):
-                found = Finished(self.side.fetch(found.logits))
-            self.timeline.add("compute", launch.name, launch.begin.ns(), launch.end.ns(), rows=rows, **launch.about)
+            found = [self._fetched(one) for one in launch.found]
+            about = {"rows": len(launch.tasks), **launch.about}
+            self.timeline.add("compute", launch.name, launch.begin.ns(), launch.end.ns(), **about)
         except Exception as error:  # noqa: BLE001  of the device; reported by the engine, to those whose passes it ran
             for task in launch.tasks:
                 task.error = error
             return
         if launch.cut:
             return
-        for row, task in enumerate(launch.tasks):
-            one = slice(row, row + 1)
+        for task, one in zip(launch.tasks, found, strict=True):
             task.launched = False
-            if isinstance(found, Stopped):
-                task.advance(Stopped(found.hidden[one], found.layer))
-            else:
-                task.advance(Finished(found.logits[one]))
+            task.advance(one)
+
+    def _fetched(self, one: Stopped | Finished) -> Stopped | Finished:
+        return Finished(self.side.fetch(one.logits)) if isinstance(one, Finished) else one

@@ -17,11 +17,13 @@ from djinn.model.probe_rows import probe_rows
 log = logging.getLogger(__name__)
 
 
-def drive(model: PreTrainedModel, rows: int, max_tokens: int, without: Set[str]) -> tuple[Executor | Loop, int]:
+def drive(
+    model: PreTrainedModel, rows: int, max_tokens: int, prefill_tokens: int, without: Set[str]
+) -> tuple[Executor | Loop, int]:
     """(what runs passes, how many sessions may share one over a token: 0 where none can). Raises UnsupportedModel.
 
-    rows: at most so many. max_tokens: of the longest session. without: parts to leave out, of `batching`, `own-loop`,
-    `compiling`, `graphs`.
+    rows: at most so many. max_tokens: of the longest session. prefill_tokens: of the prompts that share a first pass.
+    without: parts to leave out, of `batching`, `own-loop`, `compiling`, `graphs`.
     """
     executor = Executor(model)
     probe(executor)
@@ -29,7 +31,9 @@ def drive(model: PreTrainedModel, rows: int, max_tokens: int, without: Set[str])
     wanted = 1 if "batching" in without else rows
     reason = _reason(model, max_tokens, without)
     if reason is None:
-        loop = Loop(executor, wanted, max_tokens, compiled="compiling" not in without, graphs="graphs" not in without)
+        together = 0 if "batching" in without else prefill_tokens
+        how = {"compiled": "compiling" not in without, "graphs": "graphs" not in without}
+        loop = Loop(executor, wanted, max_tokens, together, **how)
         reason = differs(loop)
     if reason is None:
         log.info("driven by the loop of our own, decoding in %d rows", wanted)

@@ -58,6 +58,8 @@ class _Pass:
 class Executor:
     """Drives one model. One thread at a time: a pass is state of the executor."""
 
+    together = 0  # no prompts share a pass: its tokens would attend to each other
+
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.layers = find_layers(model)

@@ -103,20 +103,14 @@ def project(hidden: torch.Tensor, norm: torch.Tensor, qkv: torch.Tensor, eps: fl
     return F.linear(rms_norm(hidden, norm, eps), qkv)
 
 
-def before(
-    hidden: torch.Tensor,
-    norm: torch.Tensor,
-    qkv: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    room: torch.Tensor,
-    shape: Shape,
+def place(
+    projected: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, room: torch.Tensor, shape: Shape
 ) -> torch.Tensor:
-    """Up to attention: rotated queries `(tokens, heads, head_dim)`; keys and values are written to `room`.
+    """Of one prompt's part of `project`: rotated queries `(tokens, heads, head_dim)`; keys and values are written to `room`.
 
     cos, sin: `(tokens, head_dim)`. room: `(tokens, 2, kv_heads, head_dim)` of the slab.
     """
-    queries, keys, values = project(hidden, norm, qkv, shape.eps).split(shape.widths, dim=-1)
+    queries, keys, values = projected.split(shape.widths, dim=-1)
     cos, sin = cos[:, None], sin[:, None]
     room[:, 0].copy_(rotate(keys.unflatten(-1, (shape.kv_heads, shape.head_dim)), cos, sin))
     room[:, 1].copy_(values.unflatten(-1, (shape.kv_heads, shape.head_dim)))

@@ -1,9 +1,9 @@
 """A loop of our own over the layers of a Llama-type decoder: fewer and larger kernels than the model's own forward.
 
 The same promises as the executor's: a pass stops behind any layer and goes on from there to the bit. It serves what such
-a session mostly does, a first pass over many tokens and passes over one token of many sessions, and leaves the rest (a
-further turn over many tokens) to re-entry. Which of the two runs a pass is a function of that pass alone, never of
-where it was stopped.
+a session mostly does, first passes over many tokens, of one prompt or of several as one, and passes over one token of many
+sessions, and leaves the rest (a further turn over many tokens) to re-entry. Which of the two runs a pass is a function of
+that pass alone, never of where it was stopped.
 """
 
 from __future__ import annotations
@@ -12,61 +12,46 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from djinn.model.executor import Executor, Finished, Stopped, Tap, stops_at
-from djinn.model.fused import after, before, fuse
+from djinn.model.first_pass import LEAST, FirstPass
+from djinn.model.fused import fuse
 from djinn.model.slabs import SlabCache
-
-# cuDNN's first, where it is: over many tokens it takes half of flash attention's time on an H100, and repeats its bits
-# (400 of 400 runs, also beside copies; over one token it does not, so it is off everywhere else).
-PREFILL = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class Loop:
     """Drives the model of `executor`. One thread at a time, as for the executor."""
 
     def __init__(
-        self, executor: Executor, rows: int, max_tokens: int, *, compiled: bool = True, graphs: bool = True
+        self,
+        executor: Executor,
+        rows: int,
+        max_tokens: int,
+        together: int = 0,
+        *,
+        compiled: bool = True,
+        graphs: bool = True,
     ) -> None:
-        """rows: sessions that share a pass over one token. compiled: the halves of a layer, by torch.compile.
+        """rows: sessions that share a pass over one token. together: tokens of the prompts that share a first pass.
 
-        graphs: decode as CUDA graphs. Without CUDA nothing is compiled, and passes over one token are the executor's.
+        compiled: the halves of a layer, by torch.compile. graphs: decode as CUDA graphs. Without CUDA nothing is compiled, and
+        passes over one token are the executor's.
         """
         self.reentry, self.model, self.depth = executor, executor.model, executor.depth
         self.layers, self.shape = fuse(self.model)
-        self._before, self._after = before, after
+        card = self.model.device.type == "cuda"
+        self.first = FirstPass(self.model, self.layers, self.shape, least=min(LEAST, max_tokens) if card else 1)
+        self.alike = self.first.alike
+        self.together = together
         self.rows = None
-        if self.model.device.type == "cuda":
+        if card:
             from djinn.model.graphs import RowGraphs  # needs Triton, which torch for CPUs does not bring
 
             self.rows = RowGraphs(
                 self.model, self.layers, self.shape, rows, max_tokens, captured=graphs, compiled=compiled
             )
             if compiled:
-                self.compile()
-
-    @torch.inference_mode()
-    def compile(self) -> None:
-        """Compile the halves, once and for any number of tokens, here and not in somebody's first request.
-
-        Once, because two compiled forms of one half may sum in another order: a pass that met both, one below a stop and one
-        above it, would not have the bits of the pass that was not stopped. So a pass that would need another form fails.
-        """
-        self._before, self._after = torch.compile(before), torch.compile(after)
-        tokens, shape = 64, self.shape
-        ids = torch.zeros(tokens, dtype=torch.int64, device=self.model.device)
-        hidden = self.model.model.embed_tokens(ids)
-        cos, sin = self._tables(hidden, 0)
-        with torch.inference_mode(False):  # as the arena is; torch compiles for each of the two kinds of tensors
-            room = torch.zeros((tokens, 2, shape.kv_heads, shape.head_dim), dtype=hidden.dtype, device=hidden.device)
-        attended = hidden.new_zeros((tokens, shape.heads * shape.head_dim))
-        for one in (hidden, cos, sin, room, attended):
-            torch._dynamo.mark_dynamic(one, 0)
-        layer = self.layers[0]
-        self._before(hidden, layer.norm, layer.qkv, cos, sin, room, shape)
-        self._after(hidden, attended, layer.out, layer.mlp_norm, layer.gate_up, layer.down, shape.eps)
+                self.first.compile()
 
     def run(
         self,
@@ -94,44 +79,26 @@ class Loop:
                 all_logits=all_logits,
                 on_first=on_first,
             )
-        return self._first_pass(cache, ids[0], start, hidden, stops_at(stop), taps or {}, all_logits, on_first)
+        given = None if hidden is None else [hidden]
+        found = self.first.run([cache], [ids], start, given, stops_at(stop), taps or {}, all_logits, on_first)
+        return found if isinstance(found, Finished) else found[0]
 
-    @torch.inference_mode()
-    @torch.compiler.set_stance("fail_on_recompile")
-    @sdpa_kernel(PREFILL, set_priority=True)
-    def _first_pass(
+    def run_prompts(
         self,
-        cache: SlabCache,
-        ids: torch.Tensor,
-        start: int,
-        hidden: torch.Tensor | None,
-        stop: Callable[[int], bool],
-        taps: Mapping[int, Tap],
-        all_logits: bool,
-        on_first: Callable[[], None],
-    ) -> Stopped | Finished:
-        cache.begin(0)
-        # A copy: of the kind of tensor that an embedding gives, wherever it lay.
-        state = self.model.model.embed_tokens(ids) if hidden is None else hidden[0].clone()
-        cos, sin = self._tables(state, 0)
-        for index in range(start, self.depth):
-            layer, kept = self.layers[index], cache.layers[index]
-            room = kept.claim(len(ids))
-            queries = self._before(state, layer.norm, layer.qkv, cos, sin, room, self.shape)
-            attended = attend(queries, room)
-            kept.wrote(len(ids))
-            state = self._after(state, attended, layer.out, layer.mlp_norm, layer.gate_up, layer.down, self.shape.eps)
-            done = index + 1
-            if index == start:
-                on_first()
-            if done in taps:
-                taps[done](state[None])
-            if stop(done):
-                return Stopped(state[None], done)
-        logits = self._logits(state if all_logits else state[-1:])[None]
-        if start == self.depth:
-            on_first()
-        return Finished(logits)
+        caches: Sequence[SlabCache],
+        ids: Sequence[torch.Tensor],
+        *,
+        start: int = 0,
+        hidden: Sequence[torch.Tensor] | None = None,
+        stop: int | Callable[[int], bool] | None = None,
+        on_first: Callable[[], None] = lambda: None,
+    ) -> list[Stopped] | Finished:
+        """First passes of several prompts, through the same layers, as one. ids, hidden: of each what `run` takes.
+
+        Gives where each stopped, or the last logits `(prompts, 1, vocabulary)`. Together they have `together` tokens at most.
+        The bits are those of each one's own pass where `alike` says so of their numbers of tokens and of the sum.
+        """
+        return self.first.run(caches, ids, start, hidden, stops_at(stop), {}, False, on_first)
 
     def run_rows(
         self,
@@ -191,28 +158,3 @@ class Loop:
         if start == self.depth:
             on_first()
         return Finished(logits)
-
-    def _tables(self, state: torch.Tensor, past: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin `(tokens, head_dim)` of positions from `past` on."""
-        positions = torch.arange(past, past + len(state), device=state.device)
-        cos, sin = self.model.model.rotary_emb(state[None], positions[None])
-        return cos[0], sin[0]
-
-    def _logits(self, state: torch.Tensor) -> torch.Tensor:
-        return F.linear(self.model.model.norm(state), self.model.lm_head.weight)
-
-
-def attend(queries: torch.Tensor, room: torch.Tensor) -> torch.Tensor:
-    """Causal attention of a first pass, keys and values read where they lie.
-
-    queries: `(tokens, heads, head_dim)`. room: `(tokens, 2, kv_heads, head_dim)`. Returns `(tokens, heads * head_dim)`.
-    """
-    keys, values = (room[:, which].transpose(0, 1)[None] for which in (0, 1))
-    out = F.scaled_dot_product_attention(
-        queries.transpose(0, 1)[None],
-        keys,
-        values,
-        is_causal=True,
-        enable_gqa=queries.shape[1] != room.shape[2],
-    )
-    return out[0].transpose(0, 1).flatten(1)

@@ -78,13 +78,15 @@ def _build(
     log.info("loaded %s from %s, %s", facts["name"], facts["source"], format_bytes(facts["bytes"]))
     _tell_card(place)
     max_tokens = min(args.max_tokens, facts["max_tokens"] or args.max_tokens)
-    executor, rows = drive(loaded.model, args.decode_rows or ROWS[place.type], max_tokens, frozenset(args.without))
+    prefill_tokens = max(max_tokens, args.prefill_tokens or 0)
+    rows = args.decode_rows or ROWS[place.type]
+    executor, rows = drive(loaded.model, rows, max_tokens, prefill_tokens, frozenset(args.without))
     _tell_card(place)
     shape = KVShape(facts["layers"], facts["kv_heads"], facts["head_dim"], facts["hidden_size"], facts["dtype"])
     plan = make_plan(
         shape,
         facts["bytes"],
-        workspace_bytes(shape, facts["intermediate_size"], facts["vocab_size"], max_tokens),
+        workspace_bytes(shape, facts["intermediate_size"], facts["vocab_size"], prefill_tokens),
         device_budget or _whole(place),
         host_budget,
     )

@@ -80,6 +80,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--max-tokens", type=int, default=4096, help="longest session (default: %(default)s, or the model's limit)"
     )
+    p.add_argument(
+        "--prefill-tokens",
+        type=_count,
+        help="tokens of the prompts that share a first pass; more take more workspace (default: --max-tokens)",
+    )
     p.add_argument("--threads", type=int, help="compute threads on a CPU")
     p.add_argument("--host", default="127.0.0.1", help="address to listen on; any but loopback needs --keys")
     p.add_argument("--port", type=int, default=5556, help="0 takes a free one (default: %(default)s)")

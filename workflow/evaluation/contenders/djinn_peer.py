@@ -46,6 +46,7 @@ class DjinnPeer(Contender):
             host_budget=job.host_budget,
             state_dir=None if state_dir is None else str(state_dir),
             max_tokens=max(map(len, job.prompts)) + job.new_tokens + 64,
+            prefill_tokens=2 * max(map(len, job.prompts)),
         )
         self._client = djinn.connect(self.server.endpoint, token=TOKEN)
 
