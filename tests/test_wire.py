@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import djinn
-from djinn.client.widen import widened
+from djinn.client import widen
 from djinn.errors import BadRequest, ProtocolError
 from djinn.wire import messages as m
 from djinn.wire.envelope import Sender
@@ -99,14 +99,17 @@ def test_the_refusal_knows_which_request_it_answers():
     assert refused.value.number == 5
 
 
+@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_a_state_in_the_models_dtype_is_the_same_numbers_in_float32(dtype):
+def test_a_state_in_the_models_dtype_is_the_same_numbers_in_float32(dtype, threads, monkeypatch):
     """Every bit pattern of the 16-bit types, infinities and subnormal numbers too."""
+    monkeypatch.setattr(widen, "THREADS", threads)
+    monkeypatch.setattr(widen, "LARGE", 1 if threads > 1 else 1 << 20)
     bits = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(1, 256, 256)
     state = bits.view(getattr(torch, dtype)) if dtype != "float32" else torch.randn(1, 256, 256)
     sent = bits if dtype == "bfloat16" else state
     _, body, (came,) = unpack(pack(1, m.ActivationReply(dtype=dtype), [sent.numpy()]), "reply")
-    found, expected = widened(came, body.dtype), state.float().numpy()
+    found, expected = widen.widened(came, body.dtype), state.float().numpy()
     assert found.dtype == np.float32 and found.flags.writeable
     assert np.array_equal(found, expected, equal_nan=True)
 
