@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import signal
+import subprocess
 import sys
-from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
@@ -17,7 +19,7 @@ from evaluation import workload as workload_rule
 from evaluation.contenders import answer
 from evaluation.contenders.asking import Asked, Broken
 from evaluation.contenders.contender import PROBES, Contender, Evidence, Job, NotRefused, Unable, refusal
-from evaluation.peers import PEERS, interpreters, missing
+from evaluation.peers import MODULES, PEERS, interpreters, missing
 
 TINY = {"name": "tiny-llama", "source": "random", "dtype": "bfloat16", "seed": 0}
 TINY |= dict.fromkeys(("path", "hub_id", "revision"))
@@ -82,28 +84,51 @@ class Fake(Contender):
 
 
 class InProcess:
-    """What Asked does, without the process."""
+    """What Asked does, without the process: it is taken to import until it is heard."""
 
-    def __init__(self, module, job, python="", choice=0):
-        told = talk("fake")[0]["answer"]
-        self.tuned, self.workload = told["tuned"], told["workload"]
-        if job is not None:
-            self.begin(job, choice)
+    every: ClassVar[list] = []
+    asked: ClassVar[list] = []  # (question, its arguments, how many imported meanwhile)
+    loaded: ClassVar[list] = []  # at each load: (processes that import, that are loaded) beside it
+
+    def __init__(self, module, job, python=""):
+        self.told, self.begun, self.ended = None, False, False
+        self.every.append(self)
+
+    @classmethod
+    def importing(cls):
+        return sum(one.told is None and not one.ended for one in cls.every)
+
+    def hear(self):
+        self.told = self.told or talk("fake")[0]["answer"]
+        return self.told
+
+    @property
+    def tuned(self):
+        return self.hear()["tuned"]
+
+    @property
+    def workload(self):
+        return self.hear()["workload"]
 
     def begin(self, job, choice=0):
         self.job = job if choice is None else replace(job, setting=self.tuned[choice])
-        self.ask("versions")
+        self.loaded.append((self.importing(), sum(one.begun and not one.ended for one in self.every)))
+        self.begun = True
+        self._said(json.dumps(asdict(self.job)))
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        pass
+        self.ended = True
 
-    kill = __exit__
+    kill = close = __exit__
 
     def ask(self, question, **more):
-        lines = [json.dumps(asdict(self.job)), json.dumps({"ask": question, **more})]
+        self.asked.append((question, more, self.importing()))
+        return self._said(json.dumps(asdict(self.job)), json.dumps({"ask": question, **more}))
+
+    def _said(self, *lines):
         told = talk("fake", *lines)
         if "unable" in told[-1]:
             raise Unable(told[-1]["unable"])
@@ -117,7 +142,10 @@ def fake(monkeypatch):
     monkeypatch.setitem(sys.modules, "evaluation.contenders.fake", module)
     monkeypatch.setattr(peer_rule, "Asked", InProcess)
     monkeypatch.setattr(workload_rule, "Asked", InProcess)
-    return module
+    for kept in (InProcess.every, InProcess.asked, InProcess.loaded):
+        kept.clear()
+    yield module
+    assert all(one.ended for one in InProcess.every)
 
 
 def talk(module, *lines):
@@ -183,6 +211,26 @@ def test_the_fastest_setting_that_runs_is_measured(fake, monkeypatch):
     assert result["capabilities"]["survive"]["seen"] == "kept"
 
 
+@pytest.mark.parametrize("cores", [2, 4, 16])
+def test_the_next_imports_while_one_loads_and_never_while_one_is_asked(fake, monkeypatch, cores):
+    monkeypatch.setitem(peer_rule.MODULES, "hooks", "fake")
+    monkeypatch.setattr(peer_rule.os, "sched_getaffinity", lambda _: range(cores))
+    peer_rule.measure(settings(), print, "hooks")
+    assert not [each for each in InProcess.asked if each[2]]
+    assert len(InProcess.every) == 6  # four settings, and two to be measured
+    beside = [importing for importing, _ in InProcess.loaded]
+    assert beside == {2: [1, 1, 1, 1, 1, 0], 4: [3, 0, 0, 1, 1, 0], 16: [5, 0, 0, 0, 0, 0]}[cores]
+    assert not any(held for _, held in InProcess.loaded), "the device holds one at a time"
+
+
+def test_what_waits_to_begin_is_ended_with_a_mistake_too(fake, monkeypatch):
+    monkeypatch.setitem(peer_rule.MODULES, "hooks", "fake")
+    monkeypatch.setattr(InProcess, "begin", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        peer_rule.measure(settings(), print, "hooks")
+    assert len(InProcess.every) > 1 and all(one.ended for one in InProcess.every)
+
+
 def test_no_setting_is_begun_when_the_time_for_them_is_over(fake, monkeypatch):
     monkeypatch.setitem(peer_rule.MODULES, "hooks", "fake")
     result = peer_rule.measure(settings(tune_seconds=0), print, "hooks")
@@ -233,15 +281,19 @@ def test_all_systems_take_their_rounds_in_turn(fake, monkeypatch, tmp_path, toge
     assert found["systems"]["vllm"] == {"unable": "it is off", "seconds": []}
     assert found["systems"]["djinn"]["seconds"] == [1.0, 1.0] and found["systems"]["hooks"]["seconds"] == [1.5, 1.5]
     assert found["systems"]["hooks"]["tokens_as_djinn"] == 1 and found["systems"]["hooks"]["sessions_as_djinn"] == 3
+    timed = [importing for _, more, importing in InProcess.asked if more["sessions"] > workload_rule.WARM_UP]
+    assert timed == [0] * 2 * len(order)
+    first, *behind = InProcess.loaded
+    assert first == (len(order) - 1, 0), "the others import while the first loads"
+    assert all(held == (number if together else 0) for number, (_, held) in enumerate(behind, 1))
 
 
 def test_who_has_no_workload_is_not_loaded_to_say_so(fake, monkeypatch, tmp_path):
     monkeypatch.setattr(Fake, "workload", Contender.workload)
     monkeypatch.setattr(InProcess, "begin", lambda *_, **__: pytest.fail("it was loaded"))
-    peer, stack = {"reason": None, "setting": {"speed": 2}}, ExitStack()
     monkeypatch.setitem(workload_rule.MODULES, "hooks", "fake")
-    one = workload_rule.Timed("hooks", peer, JOB, "")
-    one.load(stack)
+    with workload_rule.Timed("hooks", {"reason": None, "setting": {"speed": 2}}, JOB, "") as one:
+        one.load()
     assert one.row([])["unable"] == "it has no workload of many sessions"
 
 
@@ -273,6 +325,28 @@ def test_djinn_answers_what_the_others_are_asked(tmp_path):
 def test_a_process_that_ends_by_itself_is_broken():
     with pytest.raises(Broken, match="ModuleNotFoundError"):
         Asked("no_such_system", JOB)
+
+
+def test_a_process_that_waits_for_a_job_ends_with_its_block():
+    with Asked("reference", None) as asked:
+        assert asked._process.poll() is None
+    assert asked._process.poll() == -signal.SIGKILL
+
+
+IMPORTS = """
+import sys, torch
+def refuse(): raise SystemExit("a context on the card is made")
+torch.cuda.is_available, torch.cuda._lazy_init = lambda: True, refuse  # as if there were one
+for module in sys.argv[1:]:
+    __import__(f"evaluation.contenders.{module}")
+"""
+
+
+def test_to_import_a_system_takes_nothing_of_a_card():
+    """It waits so while another is measured."""
+    ours = set(MODULES.values()) - {"vllm_peer"}
+    done = subprocess.run([sys.executable, "-c", IMPORTS, *sorted(ours)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_environment_of_vllm_is_reached_by_a_path_without_a_space(tmp_path):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -33,8 +35,11 @@ def measure(settings: Any, progress: Progress, system: str) -> dict[str, Any]:
     wanted = settings.oversubscription
     prompts = load_prompts(settings.model, wanted.sessions, wanted.prompt_tokens)
     reading = [] if missing(system, settings.peers) else [system]
-    with job_for(settings, prompts, reading) as job, interpreters(settings.peers) as python:
-        alone = Alone(system, job, settings.peers, python(system), progress)
+    with (
+        job_for(settings, prompts, reading) as job,
+        interpreters(settings.peers) as python,
+        Alone(system, job, settings.peers, python(system), progress) as alone,
+    ):
         try:
             alone.tune()
             return {"system": system, "ran": True, "reason": None, **alone.measured()}
@@ -46,19 +51,42 @@ def measure(settings: Any, progress: Progress, system: str) -> dict[str, Any]:
 
 
 class Alone:
+    """The system in one process after the other. The next ones import their modules, seconds each, while the one before them
+    loads, and nobody is asked before they have: no import runs beside a measurement, and none is waited for between two.
+
+    Until it is begun a process holds nothing of the device, and some hundred MB of memory; it ends with the block.
+    """
+
     def __init__(self, system: str, job: Job, peers: Any, python: str, progress: Progress) -> None:
         self.system, self.job, self.peers, self.progress = system, job, peers, progress
         self.python = python
         self.tuning: list[dict[str, Any]] = []
         self.choice = 0  # the shipped setting
-        self.idle: Asked | None = None  # has told its settings and is the next to start
+        self.idle: list[Asked] = []  # the next to begin, in turn
 
-    def start(self, choice: int, prompts: int | None = None) -> Asked:
-        """prompts: how many of the job's it is given, where it needs no more: some make memory ready for each before they work."""
-        job = self.job if prompts is None else replace(self.job, prompts=self.job.prompts[:prompts])
-        asked, self.idle = self.idle or Asked(MODULES[self.system], None, self.python), None
-        asked.begin(job, choice)
-        return asked
+    def __enter__(self) -> Alone:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in self.idle:
+            one.close()
+
+    def start(self, processes: int) -> None:
+        """Have so many idle."""
+        while len(self.idle) < processes:
+            self.idle.append(Asked(MODULES[self.system], None, self.python))
+
+    @contextmanager
+    def loaded(self, choice: int, prompts: int, behind: int = 1) -> Iterator[Asked]:
+        """prompts: how many of the job's it is given, where it needs no more: some make memory ready for each before they work.
+        behind: how many processes are started to follow it, where there are fewer.
+        """
+        self.start(1 + behind)
+        with self.idle.pop(0) as asked:
+            asked.begin(replace(self.job, prompts=self.job.prompts[:prompts]), choice)
+            for one in self.idle:
+                one.hear()
+            yield asked
 
     def tune(self) -> None:
         """Each setting does the workload of some sessions twice; the second time counts. None is begun behind tune_seconds.
@@ -67,10 +95,11 @@ class Alone:
         """
         if self.peers.tune_sessions == 0:
             return
-        self.idle = Asked(MODULES[self.system], None, self.python)
-        tuned = self.idle.tuned
+        self.start(2)  # of whatever system: one to be measured, and the second of `survive`
+        tuned = self.idle[0].tuned
         if len(tuned) == 1:
             return
+        self.start(min(len(tuned) + 2, len(os.sched_getaffinity(0))))  # an import keeps a core busy
         over = time.monotonic() + self.peers.tune_seconds
         for choice, setting in enumerate(tuned):
             row: dict[str, Any] = {"setting": setting, "seconds": None, "unable": None}
@@ -80,7 +109,7 @@ class Alone:
                 continue
             self.progress(f"{self.system}: setting {choice + 1} of {len(tuned)}: {setting}")
             try:
-                with self.start(choice, self.peers.tune_sessions) as started:
+                with self.loaded(choice, self.peers.tune_sessions) as started:
                     for _ in range(2):
                         row["seconds"] = started.ask("workload", sessions=self.peers.tune_sessions)["seconds"]
             except Unable as reason:
@@ -94,7 +123,9 @@ class Alone:
         counts = {"warmup": self.peers.warmup, "samples": self.peers.samples}
         found: dict[str, Any] = {}
         with tempfile.TemporaryDirectory(prefix="djinn-survive-") as folder:
-            with self.start(self.choice, prompts=SEVERAL) as asked:
+            # The process that `survive` goes on in imports beside this one's load. It is as new to the session as one that is
+            # started behind the kill: all that it has read by then is its module.
+            with self.loaded(self.choice, SEVERAL) as asked:
                 found["versions"] = asked.ask("versions")
                 for question in ("continued", "edited"):
                     self.progress(f"{self.system}: {question}")
@@ -102,7 +133,7 @@ class Alone:
                 probes = {probe: self._probe(asked, probe) for probe in PROBES if probe != "survive"}
                 asked.ask("leave", folder=folder)
                 asked.kill()
-            with self.start(self.choice, prompts=1) as again:
+            with self.loaded(self.choice, prompts=1, behind=0) as again:
                 probes["survive"] = self._probe(again, "survive", folder=folder)
         return {
             **found,

@@ -2,14 +2,15 @@
 
 Each has the setting that its own rule found best. Djinn and the hand-written swaps put every session aside before any
 goes on; what cannot pause is asked for the same tokens without. Where the device holds one system at a time
-(`peers.together: false`) each does all its rounds before the next is loaded.
+(`peers.together: false`) each does all its rounds before the next is loaded. Their processes are all started at once, and import
+while the first of them loads: until it loads, a process holds nothing of the device.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,10 @@ def measure(settings: Any, progress: Progress, results: Path) -> dict[str, Any]:
     prompts = load_prompts(settings.model, wanted.sessions, wanted.prompt_tokens)
     peers = {system: json.loads((results / f"peer_{system}.json").read_text())["result"] for system in PEERS}
     able = [system for system, peer in peers.items() if not peer["reason"]]
-    with job_for(settings, prompts, able) as job, interpreters(settings.peers) as python:
-        every = [Timed(system, peer, job, python(system)) for system, peer in peers.items()]
+    with job_for(settings, prompts, able) as job, interpreters(settings.peers) as python, ExitStack() as stack:
+        every = [stack.enter_context(Timed(system, peer, job, python(system))) for system, peer in peers.items()]
         for group in [every] if settings.peers.together else [[one] for one in every]:
-            in_turn(group, settings.peers.rounds, progress)
+            in_turn(group, settings.peers.rounds, progress, beside=every)
     djinn = next(one for one in every if one.system == "djinn")
     if djinn.unable:
         raise NothingToCompare(f"Djinn did not do the workload: {djinn.unable}")
@@ -51,7 +52,7 @@ def measure(settings: Any, progress: Progress, results: Path) -> dict[str, Any]:
 
 
 class Timed:
-    """One system's rounds of the workload, or why there are none."""
+    """One system's rounds of the workload, or why there are none. Its process starts with the block, and ends with it."""
 
     def __init__(self, system: str, peer: dict[str, Any], job: Job, python: str) -> None:
         self.system, self.unable, self.setting = system, peer["reason"], peer["setting"]
@@ -60,29 +61,46 @@ class Timed:
         self.tokens: list[list[int]] = []
         self.asked: Asked | None = None
 
-    def load(self, stack: ExitStack) -> None:
-        """Start and warm up; a system without such a workload says so here."""
-        if self.unable:
-            return
+    def __enter__(self) -> Timed:
+        if self.asked is None and not self.unable:
+            with self._or_why_not():
+                self.asked = Asked(MODULES[self.system], None, self.python)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.asked is not None:
+            self.asked.close()
+
+    @contextmanager
+    def _or_why_not(self) -> Iterator[None]:
         try:
-            self.asked = stack.enter_context(Asked(MODULES[self.system], None, self.python))
-            if not self.asked.workload:  # said before a model of 26 GB is loaded
-                raise Unable(NO_WORKLOAD)
-            self.asked.begin(replace(self.job, setting=self.setting), choice=None)
-            self.asked.ask("workload", sessions=min(WARM_UP, len(self.job.prompts)))
+            yield
         except Unable as reason:
             self.unable = str(reason)
 
+    def hear(self) -> None:
+        """Wait until its imports are done; a system without such a workload says so here, before a model of 26 GB is loaded."""
+        if not self.unable:
+            with self._or_why_not():
+                if not self.asked.workload:
+                    raise Unable(NO_WORKLOAD)
+
+    def load(self) -> None:
+        """And warm up."""
+        self.hear()
+        if not self.unable:
+            with self._or_why_not():
+                self.asked.begin(replace(self.job, setting=self.setting), choice=None)
+                self.asked.ask("workload", sessions=min(WARM_UP, len(self.job.prompts)))
+
     def run(self) -> float:
         """Seconds of one round."""
-        try:
+        with self._or_why_not():  # it takes few sessions, but not as many
             done = self.asked.ask("workload", sessions=len(self.job.prompts))
-        except Unable as reason:  # it takes few sessions, but not as many
-            self.unable = str(reason)
-            return 0.0
-        self.tokens = done.pop("tokens")
-        self.rounds.append(done)
-        return done["seconds"]
+            self.tokens = done.pop("tokens")
+            self.rounds.append(done)
+            return done["seconds"]
+        return 0.0
 
     def row(self, ours: list[list[int]]) -> dict[str, Any]:
         """seconds of every round; the rest as in `Contender.workload`; how much of its tokens are Djinn's, None with other
@@ -104,11 +122,14 @@ class Timed:
         }
 
 
-def in_turn(group: list[Timed], rounds: int, progress: Progress) -> None:
+def in_turn(group: list[Timed], rounds: int, progress: Progress, beside: Sequence[Timed] = ()) -> None:
+    """beside: who may be importing: nobody is timed before that is done."""
     with ExitStack() as stack:
         for one in group:
             progress(f"workload: {one.system} is loaded")
-            one.load(stack)
+            stack.enter_context(one).load()
+        for one in beside:
+            one.hear()
         for number in range(1, rounds + 1):
             for one in group:
                 if not one.unable:

@@ -19,15 +19,17 @@ class Broken(RuntimeError):
 
 
 class Asked:
-    """One contender's process; it ends with the block. tuned: the settings that this system can be tried with. workload:
-    whether it has one of many sessions.
+    """One contender's process; it ends with the block. It imports its system at once, and whoever needs what it tells then
+    waits for it: several import side by side, or beside another's load. Until it has a job it holds nothing of the device.
 
-    choice: which of them; None takes the job's own. Without a job nothing is loaded.
+    choice: which of the system's settings; None takes the job's own. Without a job nothing is loaded.
     Raises Unable when it cannot be run here, Broken when it breaks.
     """
 
     def __init__(self, module: str, job: Job | None, python: str = sys.executable, choice: int | None = 0) -> None:
         self.module = module
+        self._told: dict[str, Any] | None = None
+        self._begun = False
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  as long as the process lives
         try:
             self._process = subprocess.Popen(
@@ -40,12 +42,6 @@ class Asked:
             )
         except OSError as error:
             raise Unable(f"{type(error).__name__}: {error}") from error
-        try:
-            told = self._answer()
-        except BaseException:
-            self.close()
-            raise
-        self.tuned, self.workload = told["tuned"], told["workload"]
         if job is not None:
             self.begin(job, choice)
 
@@ -55,8 +51,30 @@ class Asked:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def hear(self) -> dict[str, Any]:
+        """What it tells of its system, once it has imported it."""
+        if self._told is None:
+            try:
+                self._told = self._answer()
+            except BaseException:
+                self.close()
+                raise
+        return self._told
+
+    @property
+    def tuned(self) -> list[dict[str, Any]]:
+        """The settings that this system can be tried with."""
+        return self.hear()["tuned"]
+
+    @property
+    def workload(self) -> bool:
+        """Whether it has one of many sessions."""
+        return self.hear()["workload"]
+
     def begin(self, job: Job, choice: int | None = 0) -> None:
         """Load the job, once; it was started without one to tell its settings first."""
+        self.hear()
+        self._begun = True
         try:
             self._put(asdict(job if choice is None else replace(job, setting=self.tuned[choice])))
             self._answer()
@@ -75,7 +93,9 @@ class Asked:
         self._process.wait()
 
     def close(self) -> None:
-        if self._process.poll() is None:
+        if not self._begun:
+            self.kill()  # it has nothing to give back, and may be importing for ten seconds more
+        elif self._process.poll() is None:
             self._process.stdin.close()
             try:
                 self._process.wait(30)
