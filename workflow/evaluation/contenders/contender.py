@@ -83,9 +83,22 @@ def tails(sessions: list[list[int]], block_size: int) -> int:
     return sum((len(session) - 1) % block_size + 1 for session in sessions)
 
 
+def a_few(blocks: int, block_size: int, tokens: int) -> int:
+    """Of a device's blocks an eighth, but for four sessions of that many tokens at least: enough to show what becomes of
+    sessions when there are more than fit, which a whole card takes a minute for."""
+    return min(blocks, max(blocks // 8, 4 * -(-tokens // block_size)))
+
+
 def more_than_fit(blocks: int, block_size: int, tokens: int) -> int:
     """How many sessions of that many tokens a tenth more whole blocks are, than such a cache has."""
     return int(1.1 * blocks) // max(1, (tokens - 1) // block_size) + 1
+
+
+def pool_for(job: Job, sessions: int, block_size: int, tokens: int) -> int:
+    """What such a pool gets where it has to keep that many sessions and no more: half as much again as they need. All of it is
+    pinned before it is used."""
+    need = sessions * -(-tokens // block_size) * block_size * job.kv_bytes_per_token
+    return min(need + need // 2, offload_bytes(job))
 
 
 def offload_bytes(job: Job) -> int:

@@ -28,14 +28,14 @@ CPU_BLOCK = 128  # tokens of a block, as shipped for CPUs
 
 
 class Engine:
-    """At most one vLLM engine, of the job's sizes. setting: arguments of LLM."""
+    """At most one vLLM engine, of the job's sizes. setting: arguments of LLM; an offload of "host_budget" has its size."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self._llm: LLM | None = None
         self._setting: dict[str, Any] | None = None
         self.cuda = job.device.startswith("cuda")
-        self.offload_bytes = offload_bytes(job)
+        self.longest = max(map(len, job.prompts)) + job.new_tokens + 8  # tokens of a session
         if not self.cuda:
             os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, -(-job.kv_room // 2**30)))  # GiB, whole
             mine = sorted(os.sched_getaffinity(0))[: job.threads]
@@ -66,20 +66,20 @@ class Engine:
         job, given = self.job, dict(setting)
         if job.draws_weights:
             given["load_format"] = "dummy"
-        if "kv_offloading_size" in given:
-            given["kv_offloading_size"] = self.offload_bytes / 2**30  # GiB
+        if given.get("kv_offloading_size") == "host_budget":
+            given["kv_offloading_size"] = offload_bytes(job) / 2**30  # GiB
         if self.cuda:
             given["gpu_memory_utilization"] = job.device_budget / torch.cuda.get_device_properties(0).total_memory
         else:
             given["block_size"] = CPU_BLOCK
-            given["num_gpu_blocks_override"] = job.kv_room // (CPU_BLOCK * job.kv_bytes_per_token)
+            given.setdefault("num_gpu_blocks_override", job.kv_room // (CPU_BLOCK * job.kv_bytes_per_token))
         try:
             return LLM(
                 model=job.weights,
                 dtype=job.model["dtype"],
                 seed=job.model["seed"],
                 skip_tokenizer_init=True,
-                max_model_len=max(map(len, job.prompts)) + job.new_tokens + 8,
+                max_model_len=self.longest,
                 max_num_seqs=len(job.prompts),
                 enable_prefix_caching=True,
                 **given,

@@ -11,7 +11,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from evaluation.contenders.contender import Contender, Evidence, Job, Unable, more_than_fit, refusal, said, tails
+from evaluation.contenders.contender import (
+    Contender,
+    Evidence,
+    Job,
+    Unable,
+    a_few,
+    more_than_fit,
+    pool_for,
+    refusal,
+    said,
+    tails,
+)
 from evaluation.contenders.vllm_engine import Engine, last_logits, limit, new_tokens
 
 PATIENCE_S = 5  # for an engine that was left by an exception: a request takes it milliseconds
@@ -144,24 +155,33 @@ class VLLM(Contender):
         return last_logits(self.engine.run([prompt], 1, logits=True)[0])
 
     def park(self) -> Evidence:
-        """More sessions than the device holds, each left and gone on with; with its offload to the host where that runs."""
-        job, refused = self.job, None
+        """More sessions than the device is given blocks for, each left and gone on with; with its offload to the host where
+        that runs, in a pool that fits them."""
+        job, refused, tokens = self.job, None, len(self.job.prompts[0]) + 1
+        self.engine.use(EAGER)
+        whole, block_size = self.engine.blocks()
+        few = a_few(whole, block_size, self.engine.longest)
+        many = more_than_fit(few, block_size, tokens)
+        pool = pool_for(job, many, block_size, tokens)
+        given = EAGER | {"num_gpu_blocks_override": few}
         try:
-            self.engine.use(EAGER | OFFLOADING)
-            how = f"with {self.engine.offload_bytes / 1e9:.0f} GB of its offload"
+            self.engine.use(given | {"kv_offloading_size": pool / 2**30})
+            how = f"with {pool / 1e9:.2g} GB of its offload"
         except Unable as reason:
-            self.engine.use(EAGER)
+            self.engine.use(given)
             how, refused = "without its offload", str(reason)
+        assert many * max(1, (tokens - 1) // block_size) > self.engine.blocks()[0], "they fit: this probe shows nothing"
         self.engine.forget()
-        blocks, block_size = self.engine.blocks()
-        many = more_than_fit(blocks, block_size, len(job.prompts[0]) + 1)
         begun = [self._variant(number) for number in range(many)]
         left = [[*prompt, *new_tokens(done)] for prompt, done in zip(begun, self.engine.run(begun, 1), strict=True)]
         every = sum(map(len, left))
         # the last one first: it drops what was used longest ago
         again = every - sum(self._next(session)[1] for session in reversed(left))
         kept = again <= tails(left, block_size)
-        seen = f"{many} sessions, more than the device holds, left, then gone on {how}: {again} of {every} tokens computed again"
+        seen = (
+            f"{many} sessions, more than the {few} of {whole} blocks that the device was given hold, left, then gone on {how}: "
+            f"{again} of {every} tokens computed again"
+        )
         return Evidence("partly" if kept else "no", f"{seen}; between tokens only", refused)
 
     def _variant(self, number: int) -> list[int]:
