@@ -11,7 +11,18 @@ from typing import Any
 import torch
 
 from evaluation.contenders.by_hand import LeftForward, Local
-from evaluation.contenders.contender import FACTOR, Evidence, Job, Unable, more_than_fit, offload_bytes, said, tails
+from evaluation.contenders.contender import (
+    FACTOR,
+    Evidence,
+    Job,
+    Unable,
+    a_few,
+    more_than_fit,
+    offload_bytes,
+    pool_for,
+    said,
+    tails,
+)
 from evaluation.contenders.hf_manager import Batching
 
 BLOCK = 256  # tokens of a block, as shipped
@@ -184,11 +195,18 @@ class HFBatching(Local):
         )
 
     def park(self) -> Evidence:
-        """More sessions than the device holds, each left after two tokens, then each gone on with: what is computed again.
+        """More sessions than the device is given blocks for, each left after two tokens, then each gone on with: what is computed
+        again.
 
         Leaving is ending the request here (or cancel_request, which keeps no more): there is no call that pauses one.
         """
-        many = more_than_fit(self.setting["num_blocks"], self.setting["block_size"], len(self.job.prompts[0]) + 2)
+        whole, block_size, tokens = self.setting["num_blocks"], self.setting["block_size"], len(self.job.prompts[0]) + 2
+        few = a_few(whole, block_size, tokens)
+        many = more_than_fit(few, block_size, tokens)
+        given = self.setting | {"num_blocks": few}
+        if given.get("cpu_offload_space"):
+            given["cpu_offload_space"] = pool_for(self.job, many, block_size, tokens) / 2**30
+        self.batching.start(given)
         left = []
         for number in range(many):  # one by one: what a pass costs here grows with the square of its tokens
             prompt = self._unseen(number)
@@ -197,9 +215,12 @@ class HFBatching(Local):
         with self.tokens_computed() as computed:
             for session in left:
                 self.batching.run([session], 1)
-        whole, again = sum(map(len, left)), sum(computed)
-        seen = f"{many} sessions, more than the device holds, left and gone on with: {again} of {whole} tokens computed again"
-        kept = again <= tails(left, self.setting["block_size"])
+        every, again = sum(map(len, left)), sum(computed)
+        seen = (
+            f"{many} sessions, more than the {few} of {whole} blocks that the device was given hold, left, then gone on with: "
+            f"{again} of {every} tokens computed again"
+        )
+        kept = again <= tails(left, block_size)
         return Evidence("partly" if kept else "no", f"{seen}; its pool on the host is its scheduler's alone")
 
     def exact(self) -> Evidence:
