@@ -137,3 +137,33 @@ def test_resumed_from_the_same_layer_they_share_that_pass_too(engine, monkeypatc
     engine.close(held.key)
     passes = [s for s in engine.scheduler.timeline.spans() if s[2] > began and s[4].get("layers") == "4..8"]
     assert len(passes) < len(sessions), "each of them ran alone"
+
+
+def test_nobody_waits_in_a_pass_for_one_that_is_on_its_way(engine):
+    """While its keys and values are copied back the others decode without it; when nobody else is here it goes ahead."""
+    expected = [alone(engine, prompt, 20) for prompt in prompts()[:2]]
+    late, here = engine.open(), engine.open()
+    told: list[str] = []
+
+    def first(index: int, token: int) -> None:
+        told.append("late")
+        if index == 4:
+            late.residence.resident.clear()  # as if the rest of it were still being copied
+        if index == 19:
+            late.residence.resident.set()  # its request ends when all of it is there
+
+    def second(index: int, token: int) -> None:
+        told.append("here")
+
+    new = {"max_new_tokens": 20}
+    replies = [
+        submit(engine, session, ids=prompt, on_token=heard, **new)
+        for session, prompt, heard in zip((late, here), prompts(), (first, second), strict=False)
+    ]
+    for reply, same in zip(replies, expected, strict=True):
+        out = reply.get()
+        assert out.tokens == same.tokens and torch.equal(out.logits, same.logits)
+    cleared = [k for k, who in enumerate(told) if who == "late"][4]
+    before = told[: cleared + 1].count("here")
+    assert told[cleared + 1 :][: 20 - before] == ["here"] * (20 - before), "somebody waited for it, or it for nobody"
+    assert before < 20

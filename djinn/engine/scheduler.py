@@ -104,7 +104,8 @@ class Scheduler:
 
         Nobody's, while such a pass is under way: who missed it would read all weights alone.
         """
-        found = [task for task in self.tasks if not task.over and task.step.span and (task.step.span == WHOLE) == whole]
+        found = self._tokens_here()
+        found = [task for task in found if (task.step.span == WHOLE) == whole]
         if any(task.launched for task in found):
             return []
         found.sort(key=lambda task: (task.served // TURN, task.rank))
@@ -112,6 +113,14 @@ class Scheduler:
         if first and first.taps:  # what is kept on the way is kept of one session
             return found[:1]
         return [task for task in found if task.step.span == first.span and not task.step.taps][: self.rows or 1]
+
+    def _tokens_here(self) -> list[Task]:
+        """Who wants a pass over one token: those whose sessions are all here, or all of them where none is.
+
+        In a pass with one that is on its way everybody waits for its layers: of 50 sessions on a card, 7 for 255 ms.
+        """
+        every = [task for task in self.tasks if not task.over and task.step.span]
+        return [task for task in every if not task.on_its_way] or every
 
     def _sharing_first(self, first: Task) -> list[Task]:
         """`first`, and those behind it whose prompts can go through the same layers with its own."""

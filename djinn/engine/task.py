@@ -32,6 +32,11 @@ class Task:
         return self.result is not None or self.error is not None
 
     @property
+    def on_its_way(self) -> bool:
+        """Whether keys and values of its session are still being copied back: a pass waits on the device for those it reads."""
+        return not self.work.session.residence.resident.is_set()
+
+    @property
     def waits(self) -> bool:
         """Whether its pass, or a slice of it, can be queued now."""
         return not self.over and not self.launched
