@@ -59,8 +59,9 @@ class LateSide(Side):
                 item.at = time.monotonic_ns()
                 item.came.set()
             else:
-                late, logits = item
+                late, logits, likeliest = item
                 late.copy_(logits)
+                likeliest.copy_(logits[:, -1].argmax(-1))
                 with self.lock:
                     self.behind -= 1
 
@@ -69,13 +70,14 @@ class LateSide(Side):
         self.queued.put(moment)
         return moment
 
-    def bring(self, logits: torch.Tensor) -> torch.Tensor:
+    def bring(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         late = torch.full_like(logits, torch.nan, dtype=torch.float32)
+        likeliest = torch.zeros(len(logits), dtype=torch.int64)
         with self.lock:
             self.behind += 1
             self.most_behind = max(self.most_behind, self.behind)
-        self.queued.put((late, logits.float().clone()))
-        return late
+        self.queued.put((late, logits.float().clone(), likeliest))
+        return late, likeliest
 
     def fetch(self, brought: torch.Tensor) -> torch.Tensor:
         return brought.clone()

@@ -10,6 +10,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from djinn.engine.side import Moment, Side
 from djinn.engine.task import Task
 from djinn.model.executor import Finished, Stopped
@@ -20,10 +22,11 @@ AHEAD = 1  # results that may be under way when the next round begins
 
 @dataclass
 class Launch:
-    """One pass of the tasks, and what came of it for each. `found`: logits are brought to the host by `end`."""
+    """One pass of the tasks, and what came of it for each. Logits, and who is `likeliest`, are brought to the host by `end`."""
 
     tasks: list[Task]
-    found: list[Stopped | Finished]
+    found: list[Stopped] | list[Finished]
+    likeliest: torch.Tensor | None  # (tasks,) where the pass ran to its end
     cut: bool  # left between two layers for the sake of others: there is no result yet
     begin: Moment
     end: Moment
@@ -56,7 +59,10 @@ class Launches:
     def _hand_out(self, launch: Launch) -> None:
         try:
             launch.end.wait()
-            found = [self._fetched(one) for one in launch.found]
+            found = launch.found
+            if launch.likeliest is not None:
+                ended = zip(found, launch.likeliest.tolist(), strict=True)
+                found = [Finished(self.side.fetch(one.logits), token) for one, token in ended]
             about = {"rows": len(launch.tasks), **launch.about}
             self.timeline.add("compute", launch.name, launch.begin.ns(), launch.end.ns(), **about)
         except Exception as error:  # noqa: BLE001  of the device; reported by the engine, to those whose passes it ran
@@ -68,6 +74,3 @@ class Launches:
         for task, one in zip(launch.tasks, found, strict=True):
             task.launched = False
             task.advance(one)
-
-    def _fetched(self, one: Stopped | Finished) -> Stopped | Finished:
-        return Finished(self.side.fetch(one.logits)) if isinstance(one, Finished) else one

@@ -143,14 +143,14 @@ class _Run:
         )
         if isinstance(result, Stopped):
             return result
-        session.last_logits = self._last(result)
+        session.last_logits, session.likeliest = self._last(result), result.likeliest
         session.ids[one.past :] = one.ids
         self.stamps.setdefault("logits", time.monotonic_ns())
         session.length, session.pause, session.unfed = one.past + len(one.ids), None, []
         return None
 
     def _choose(self) -> None:
-        token = self.session.sampler.choose(self.session.last_logits)
+        token = self.session.sampler.choose(self.session.last_logits, self.session.likeliest)
         self.tokens.append(token)
         self.session.unfed = [token]
         if self.work.on_token:
@@ -197,7 +197,6 @@ class _Run:
 
     def _last(self, result: Finished) -> torch.Tensor:
         """The last position's logits; all of them are kept aside when asked for."""
-        logits = result.logits[0]
         if self.work.logits == "all":
-            self.all_logits.append(logits.clone())
-        return logits[-1]
+            self.all_logits.append(result.logits[0].clone())
+        return result.logits[0, -1]

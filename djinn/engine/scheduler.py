@@ -234,10 +234,12 @@ class Scheduler:
         layers: tuple[int, int],
     ) -> None:
         """What follows a pass in the device's queue: states that are kept, logits that go to the host."""
+        likeliest = None
         if isinstance(found, Finished):
-            found = [Finished(row) for row in self.side.bring(found.logits).split(1)]
+            brought, likeliest = self.side.bring(found.logits)
+            found = [Finished(row) for row in brought.split(1)]
         elif not cut:
             for task, one in zip(tasks, found, strict=True):
                 task.step.on_stop(one.hidden)
         about = {"layers": "{}..{}".format(*layers)}
-        self._launches.add(Launch(tasks, found, cut, begin, self.side.moment(), name, about))
+        self._launches.add(Launch(tasks, found, likeliest, cut, begin, self.side.moment(), name, about))
