@@ -69,3 +69,31 @@ def plain(slab, qkv, cos, sin, position, kv_heads):
         enable_gqa=True,
     )
     return out.flatten(), held
+
+
+@pytest.mark.parametrize("count", [1, 1023, 1024, 5000])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.bfloat16])
+def test_a_kernel_copies_what_is_asked_and_nothing_beside_it(dtype, count):
+    from djinn.model.small_copy import copy
+
+    source = torch.arange(count + 7, device=DEVICE).to(dtype)
+    target = torch.full_like(source, -1)
+    copy(target[:count], source[:count])
+    assert torch.equal(target[:count], source[:count]) and bool((target[count:] == -1).all())
+
+
+@pytest.mark.skipif(not CUDA, reason="no CUDA device on this machine")
+def test_small_numbers_come_and_go_by_a_kernel_beside_copies():
+    """The host's memory is written anew at once: who reads it later must have a copy of its own."""
+    from djinn.model.upload import _plain, small, uploaded
+
+    assert small(DEVICE)._copy is not _plain, "a kernel cannot reach pinned memory here"
+    busy, beside = torch.zeros(1 << 28, dtype=torch.uint8, pin_memory=True), torch.cuda.Stream()
+    there = torch.empty_like(busy, device=DEVICE)
+    with torch.cuda.stream(beside):
+        there.copy_(busy, non_blocking=True)
+    kept = [uploaded([list(range(k, k + 3000))], DEVICE) for k in range(200)]
+    down = [small(DEVICE).down(one) for one in kept]
+    torch.cuda.synchronize()
+    for k, one in enumerate(down):
+        assert one.tolist() == [list(range(k, k + 3000))]

@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 
 import torch
 
+from djinn.model.upload import small
+
 PINNED_BYTES = 1 << 26  # larger ones are copied pageable: torch keeps pinned memory once it was used
 
 
@@ -93,15 +95,15 @@ class CudaMoment(Moment):
 
 class CudaSide(Side):
     def __init__(self, place: torch.device) -> None:
-        self._aside = torch.cuda.Stream(place)
+        self._aside, self._small = torch.cuda.Stream(place), small(place)
 
     def moment(self) -> Moment:
         return CudaMoment(self._aside)
 
     def bring(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         wide = logits.to(torch.float32, copy=True)  # decoding in graphs writes every pass's logits in one place
-        likeliest = logits[:, -1].argmax(-1).to("cpu", non_blocking=True)
-        return wide.to("cpu", non_blocking=True) if wide.nbytes <= PINNED_BYTES else wide, likeliest
+        brought = self._small.down(wide) if wide.nbytes <= PINNED_BYTES else wide
+        return brought, self._small.down(logits[:, -1].argmax(-1))
 
     def fetch(self, brought: torch.Tensor) -> torch.Tensor:
         return brought if brought.device.type == "cpu" else self.copy(brought)

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from djinn.model.fused import Layer, Shape, after, project
 from djinn.model.kernels import RowAttention
+from djinn.model.upload import small
 
 
 class RowGraphs:
@@ -42,7 +43,7 @@ class RowGraphs:
         self._logits = torch.zeros((rows, model.config.vocab_size), dtype=torch.float32, device=device)
         self._positions = torch.zeros(rows, dtype=torch.int32, device=device)
         self._cos, self._sin = (torch.zeros((rows, shape.head_dim), dtype=model.dtype, device=device) for _ in range(2))
-        self._copied = torch.cuda.Event()
+        self._small, self._copied = small(device), torch.cuda.Event()
         self._pool = torch.cuda.graph_pool_handle()
         # One stream makes them all: cuBLAS takes a workspace of 32 MiB for each stream that it meets, and torch deals out 32.
         self._capturing = torch.cuda.Stream()
@@ -99,7 +100,7 @@ class RowGraphs:
         staged = self._staged.numpy()
         staged[0, :live], staged[1, :live], staged[1, live:] = tokens, positions, -1
         staged[2:, :live] = addresses
-        self._inputs.copy_(self._staged, non_blocking=True)
+        self._small.up(self._inputs, self._staged)
         self._copied.record()
         self._begin()
 
