@@ -13,7 +13,7 @@ from djinn.server.plan import workspace_bytes
 from djinn.sizes import UNIT_TOKENS, KVShape
 
 MARGIN_TOKENS = 64  # a server is told of prompts, new tokens and this
-GROWTH_S = 30.0  # a host pool that has not grown for so long grows no more
+GROWTH_S = 120.0  # a host pool that has not grown for so long grows no more: its pages are taken before any are counted
 
 
 class WrongServer(RuntimeError):
