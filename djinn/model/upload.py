@@ -15,9 +15,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 log = logging.getLogger(__name__)
-SMALL_BYTES = (
-    1 << 23
-)  # larger ones are the engines' work: a kernel that waits for the host's memory keeps others waiting
+# Larger ones are the engines' work: a kernel that waits for the host's memory takes room on the card.
+SMALL_BYTES = 1 << 23
 Copy = Callable[[torch.Tensor, torch.Tensor], object]
 
 
@@ -67,15 +66,15 @@ def _plain(target: torch.Tensor, source: torch.Tensor) -> None:
 
 def _kernel(device: torch.device) -> Copy | None:
     """A copy by a kernel, if numbers come back from there as they went; None where they do not."""
-    from djinn.model.small_copy import copy  # needs Triton, which torch for CPUs does not bring
-
     went = torch.arange(2000, pin_memory=True)
     back, there = torch.zeros_like(went, pin_memory=True), torch.zeros_like(went, device=device)
     try:
+        from djinn.model.small_copy import copy  # needs Triton, and that a compiler
+
         copy(there, went)
         copy(back, there)
         torch.cuda.synchronize(device)
-    except (RuntimeError, ValueError) as reason:
+    except (ImportError, RuntimeError, ValueError) as reason:
         log.info("small numbers go by the copy engines: %s: %s", type(reason).__name__, reason)
         return None
     if not torch.equal(back, went):

@@ -133,4 +133,5 @@ def in_turn(group: list[Timed], rounds: int, progress: Progress, beside: Sequenc
         for number in range(1, rounds + 1):
             for one in group:
                 if not one.unable:
-                    progress(f"workload: round {number} of {rounds}: {one.system}: {one.run():.1f} s")
+                    seconds = one.run()
+                    progress(f"workload: round {number} of {rounds}: {one.system}: {one.unable or f'{seconds:.1f} s'}")
