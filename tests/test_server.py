@@ -127,3 +127,23 @@ def test_a_server_is_refused_by_the_error_itself(monkeypatch, options, error, sa
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(error, match=says):
         djinn.serve(**{"model": "tiny-llama"} | options).stop()
+
+
+def test_a_start_imports_no_package_that_nobody_asks_for():
+    pytest.importorskip("sklearn")
+    code = """
+import sys
+from djinn.server.server_main import parser, run, unasked
+from djinn.errors import DjinnError
+try:
+    run(parser().parse_args(["--model", "tiny-llama", "--device-budget", "1MB", "--device", "cpu"]))
+except DjinnError as error:
+    print(type(error).__name__)
+print("transformers" in sys.modules, "sklearn" in sys.modules)
+import sklearn
+with unasked("sklearn"):
+    import sklearn.metrics
+print(sys.modules["sklearn"] is sklearn)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["BudgetTooSmall", "True", "False", "True"]
