@@ -1,8 +1,8 @@
 """Small numbers between host and device, past whatever the copy engines have to do.
 
-An engine makes one copy after the other, whatever their streams: the few kilobytes that a pass begins with waited behind the
-sessions on their way back, 25 ms each (an H100's timeline: a pass of 15 ms took 237 while eleven came). So a kernel reads
-and writes pinned memory itself, where Triton is; elsewhere they are copies like any other.
+An engine stays with a stream as long as that has more for it: the few kilobytes that a pass begins with waited until no session
+was on its way back any more (an H100's timeline: a pass of 15 ms took 237 while eleven came, one behind the other). So a
+kernel reads and writes pinned memory itself, where Triton is; elsewhere they are copies like any other.
 """
 
 from __future__ import annotations
