@@ -9,7 +9,7 @@ import triton.language as tl
 BLOCK = 1024  # values of one program
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])  # else it is compiled anew for some counts, in somebody's request
 def _copy(TARGET, SOURCE, count, BLOCK: tl.constexpr):
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(TARGET + at, tl.load(SOURCE + at, mask=at < count), mask=at < count)

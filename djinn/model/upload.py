@@ -65,19 +65,24 @@ def _plain(target: torch.Tensor, source: torch.Tensor) -> None:
 
 
 def _kernel(device: torch.device) -> Copy | None:
-    """A copy by a kernel, if numbers come back from there as they went; None where they do not."""
-    went = torch.arange(2000, pin_memory=True)
-    back, there = torch.zeros_like(went, pin_memory=True), torch.zeros_like(went, device=device)
+    """A copy by a kernel, compiled, if numbers come back from there as they went; None where they do not."""
     try:
         from djinn.model.small_copy import copy  # needs Triton, and that a compiler
 
-        copy(there, went)
-        copy(back, there)
-        torch.cuda.synchronize(device)
+        came = [_there_and_back(copy, device, dtype) for dtype in (torch.int64, torch.float32)]
     except (ImportError, RuntimeError, ValueError) as reason:
         log.info("small numbers go by the copy engines: %s: %s", type(reason).__name__, reason)
         return None
-    if not torch.equal(back, went):
+    if not all(came):
         log.info("small numbers go by the copy engines: a kernel brought others back")
         return None
     return copy
+
+
+def _there_and_back(copy: Copy, device: torch.device, dtype: torch.dtype) -> bool:
+    went = torch.arange(2000, dtype=dtype, pin_memory=True)
+    back, there = torch.zeros_like(went, pin_memory=True), torch.zeros_like(went, device=device)
+    copy(there, went)
+    copy(back, there)
+    torch.cuda.synchronize(device)
+    return torch.equal(back, went)
