@@ -9,7 +9,7 @@ from typing import Any
 
 Span = tuple[str, str, int, int, dict[str, Any]]  # track, name, start (ns), end (ns), more about it
 KEPT = 50_000  # spans; the oldest go first
-TRACKS = ("compute", "copy out", "copy in", "disk", "durable")  # shown first, in this order
+TRACKS = ("compute", "copy out", "copy in", "copy across", "disk", "durable")  # shown first, in this order
 
 
 class Timeline:

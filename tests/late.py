@@ -54,6 +54,7 @@ class LateDevice(Device):
         super().__init__(torch.device("cpu"), Timeline())
         self.dropped = dropped
         self.out, self.into = LateStream("copy out", self), LateStream("copy in", self)
+        self.across = LateStream("copy across", self)
         self._compute = LateStream("compute", self)
 
     def write(self, rows: torch.Tensor, values: torch.Tensor) -> None:

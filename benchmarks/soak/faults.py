@@ -120,7 +120,7 @@ class Injector:
         whole = getattr(streams, method)
 
         def broken(stream: Any, *args: Any) -> None:
-            if self.strikes(f"{stream.track} {how}"):
+            if self.strikes(f"{stream.track.replace('across', 'in')} {how}"):
                 raise RuntimeError(INJECTED)
             whole(stream, *args)
 

@@ -208,18 +208,20 @@ class Mover:
             waited &= request.first
         if early and not waited:
             self._ends.first_is_here(transfer, request, None)
-        name = f"{'restore' if transfer.direction == 'in' else 'grow'} {residence.key[:8]}"
+        coming = transfer.direction == "in"
+        name = f"{'restore' if coming else 'grow'} {residence.key[:8]}"
+        stream = self.device.into if coming else self.device.across
         try:
             for group in groups(transfer.moves, len(waited) if early else 0):
-                self.device.into.copy(name, self.layout.copies(transfer.direction, group))
-                mark = self.device.into.mark()
+                stream.copy(name, self.layout.copies(transfer.direction, group))
+                mark = stream.mark()
                 for key, _ in group:
                     residence.gates[key].open(mark)
                     waited.discard(key)
                 if early and not waited:
-                    self.device.into.call(partial(self._ends.first_is_here, transfer, request), Wait.READY_AFTER_IN)
+                    stream.call(partial(self._ends.first_is_here, transfer, request), Wait.READY_AFTER_IN)
                     early = False
         except Exception as error:  # noqa: BLE001  as above
             transfer.problem = error
-        self._ends.moved["restores"] += transfer.direction == "in"
-        self.device.into.call(partial(self._ends.landed, transfer, residence), Wait.FREE_AFTER_IN)
+        self._ends.moved["restores"] += coming
+        stream.call(partial(self._ends.landed, transfer, residence), Wait.FREE_AFTER_IN)

@@ -98,10 +98,12 @@ class CudaStream(Stream):
 
 class CudaDevice(Device):
     def __init__(self, place: torch.device, timeline: Timeline, overlap: bool = True) -> None:
-        """overlap: both directions on streams of their own; else both in turn with the compute, on its stream."""
+        """overlap: all three kinds on streams of their own; else in turn with the compute, on its stream."""
         super().__init__(place, timeline)
-        out, into = (torch.cuda.Stream(place) if overlap else torch.cuda.default_stream(place) for _ in ("out", "into"))
-        self.out, self.into = CudaStream("copy out", self, out), CudaStream("copy in", self, into)
+        self.out, self.into, self.across = (
+            CudaStream(f"copy {way}", self, torch.cuda.Stream(place) if overlap else torch.cuda.default_stream(place))
+            for way in ("out", "in", "across")
+        )
 
     def computed(self) -> Mark:
         return CudaMark(self, torch.cuda.current_stream(self.place))

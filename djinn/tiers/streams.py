@@ -70,10 +70,11 @@ class Stream(ABC):
 
 
 class Device(ABC):
-    """Where the compute is, and its two streams. `waited`: how often each wait was really waited for, and how long."""
+    """Where the compute is, and its streams. `waited`: how often each wait was really waited for, and how long."""
 
     out: Stream
     into: Stream
+    across: Stream  # within the device: who only needs a larger place does not wait behind those who come back
 
     def __init__(self, place: torch.device, timeline: Timeline) -> None:
         self.place, self.timeline = place, timeline
@@ -91,6 +92,7 @@ class Device(ABC):
     def close(self) -> None:
         self.out.close()
         self.into.close()
+        self.across.close()
 
 
 def call_safely(done: Callable[[], None]) -> None:
@@ -181,6 +183,7 @@ class HostDevice(Device):
     def __init__(self, timeline: Timeline) -> None:
         super().__init__(torch.device("cpu"), timeline)
         self.out, self.into = HostStream("copy out", self), HostStream("copy in", self)
+        self.across = HostStream("copy across", self)
 
     def computed(self) -> Mark:
         mark = HostMark(self)
