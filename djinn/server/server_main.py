@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--prefill-tokens",
         type=_count,
-        help="tokens of the prompts that share a first pass; more take more workspace (default: --max-tokens)",
+        help="tokens of the prompts that share a first pass: more for throughput, at the first one's cost (default: 512)",
     )
     p.add_argument("--threads", type=int, help="compute threads on a CPU")
     p.add_argument("--host", default="127.0.0.1", help="address to listen on; any but loopback needs --keys")
