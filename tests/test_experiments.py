@@ -131,7 +131,8 @@ def test_the_busy_share_counts_overlapping_copies_once() -> None:
     assert busy_share(client, [(0, 100_000)]) == pytest.approx(0.4)
 
 
-def test_dispatch_is_measured_idle_and_busy(settings: SimpleNamespace) -> None:
+def test_dispatch_is_measured_idle_and_busy(settings: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Load, "NEW_TOKENS", 2)  # so that some are over in so short a time
     found = dispatch.measure(settings, said)
     assert found["same_clock"]
     for state in ("idle_ms", "busy_ms"):
