@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 import djinn
+from benchmarks.metal.oversub import alone
 from benchmarks.paired import write
 from djinn.errors import OutOfMemory
 from djinn.sizes import format_bytes
@@ -76,12 +77,6 @@ class Filling:
             session.close()
         return outs
 
-    def alone(self, number: int) -> djinn.Out:
-        session = self.client.open()
-        out = session.prefill(self.prompt(number), max_new_tokens=1 + self.new_tokens)
-        session.close()
-        return out
-
 
 def fill(client: djinn.Client, tokens: int, new_tokens: int, most: int) -> dict[str, Any]:
     filling = Filling(client, tokens, new_tokens)
@@ -90,7 +85,7 @@ def fill(client: djinn.Client, tokens: int, new_tokens: int, most: int) -> dict[
     print(f"{count} sessions of {tokens} tokens are alive; the next was refused: {refused[0]}", flush=True)
     outs, equal = filling.to_the_end(), 0
     for number, out in enumerate(outs):
-        same = filling.alone(number)
+        same = alone(client, filling.prompt(number), new_tokens)
         equal += bool(np.array_equal(same.tokens[1:], out.tokens) and np.array_equal(same.logits, out.logits))
     return {"sessions": count, "refused": refused, "bit_equal": equal, "steps": filling.steps}
 

@@ -104,8 +104,7 @@ class Scheduler:
 
         Nobody's, while such a pass is under way: who missed it would read all weights alone.
         """
-        found = self._tokens_here()
-        found = [task for task in found if (task.step.span == WHOLE) == whole]
+        found = [task for task in self._tokens_here() if (task.step.span == WHOLE) == whole]
         if any(task.launched for task in found):
             return []
         found.sort(key=lambda task: (task.served // TURN, task.rank))

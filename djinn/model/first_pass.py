@@ -97,12 +97,11 @@ class FirstPass:
         # A copy: of the kind of tensor that an embedding gives, wherever it lay.
         state = self.model.model.embed_tokens(torch.cat(ids, 1)) if hidden is None else torch.cat(list(hidden), 1)
         state = F.pad(state[0], (0, 0, 0, padding)) if padding else state[0]
+        beyond = [state.new_zeros((padding, self.shape.heads * self.shape.head_dim))] if padding else []
         tables = self._tables(state, max(lengths))
         for index, layer in enumerate(self.layers[start:], start):
             parts = each(self._project(state, layer.norm, layer.qkv, self.shape.eps))
-            attended = [self._attended(*one, index, tables) for one in zip(caches, parts, strict=True)]
-            if padding:
-                attended.append(state.new_zeros((padding, attended[0].shape[1])))
+            attended = [self._attended(*one, index, tables) for one in zip(caches, parts, strict=True)] + beyond
             joined = torch.cat(attended) if len(attended) > 1 else attended[0]
             state = self._after(state, joined, layer.out, layer.mlp_norm, layer.gate_up, layer.down, self.shape.eps)
             done = index + 1

@@ -100,8 +100,7 @@ class RowGraphs:
         staged = self._staged.numpy()
         staged[0, :live], staged[1, :live], staged[1, live:] = tokens, positions, -1
         staged[2:, :live] = addresses
-        self._small.up(self._inputs, self._staged)
-        self._copied.record()
+        self._copied = self._small.up(self._inputs, self._staged)
         self._begin()
 
     def embed(self) -> None:

@@ -37,14 +37,15 @@ class Small:
         self._copy: Copy = _kernel(device) or _plain
         self._under_way: deque[tuple[torch.cuda.Event, torch.Tensor]] = deque()
 
-    def up(self, there: torch.Tensor, pinned: torch.Tensor) -> None:
-        """Queue the copy of `pinned` to the device; its memory is kept until that has been made."""
+    def up(self, there: torch.Tensor, pinned: torch.Tensor) -> torch.cuda.Event:
+        """Queue the copy of `pinned` to the device; its memory is kept until that has been made, which the event tells."""
         self._copy(there, pinned)
         made = torch.cuda.Event()
         made.record()
         self._under_way.append((made, pinned))
         while self._under_way and self._under_way[0][0].query():
             self._under_way.popleft()
+        return made
 
     def down(self, there: torch.Tensor) -> torch.Tensor:
         """On the host when a later point of the stream is reached; the caller keeps it until then."""
