@@ -187,6 +187,49 @@ def test_holes_are_pushed_together_before_anybody_is_refused():
     assert book.device.free_bytes == 3 * UNIT
 
 
+@pytest.mark.parametrize("hole", ["device", "host", "disk"])
+def test_one_hole_in_any_tier_is_enough_for_everybody_to_come_back(hole):
+    """Three tiers of three places, eight sessions: whoever asks is let in, however often."""
+    memory = Memory()
+    size = 3 * UNIT
+    book = memory.book = Ledger(Extents(3 * size, UNIT), Extents(3 * size, UNIT), 3 * size)
+    there: list[Residence] = []
+    for tier in ("device", "host", "disk"):
+        for _ in range(3 - (tier == hole)):
+            residence = Residence(f"s{len(there)}", Machine(State.IO_WAIT))
+            there.append(residence)
+            book.open(residence)
+            body, part = residence.body, Part(live=size)
+            body.parts[0] = part
+            content = memory.truth[residence.key] = {0: bytes([len(there)]) * size}
+            if tier == "device":
+                body.here = True
+                body.put(part, book.device.take(size)[0])
+                memory.put("device", part.device.start, content[0])
+            elif tier == "host":
+                residence.machine.state = State.HOST
+                part.host, part.clean, part.issued = book.host.take_scattered(size), size, size
+                memory.put("host", part.host[0].start, content[0])
+            else:
+                residence.machine.state = State.DISK
+                body.disk_bytes, book.disk_free = size, book.disk_free - size
+                memory.files[body.serial] = dict(content)
+    mover = LateMover(memory)
+    mover._fails = lambda one_in: False
+    draw = random.Random(hole)
+    for number in range(100):
+        residence = draw.choice(there)
+        book.request(Request(residence, {0: size}, number, resumed=True))
+        mover.pump()
+        while mover.complete(draw.randrange(4)):
+            memory.check()
+            mover.pump()
+        assert residence.key in mover.running, f"the request {number} was refused, and there is a hole"
+        del mover.running[residence.key]
+        residence.machine.move(State.IDLE)
+        book.stopped(residence)
+
+
 def test_a_request_larger_than_the_arena_is_refused_with_the_numbers():
     book = Ledger(Extents(10 * 32, 32), Extents(320, 32))
     book.request(Request(Residence("large", Machine()), {0: 1000}, number=0, resumed=False))

@@ -74,8 +74,6 @@ def prefetch(book: Ledger) -> Move | Fetch | None:
         if residence.intended and not residence.waiting and len(body.sharers) == 1 and not body.pins:
             if residence.machine.state is State.DISK and (fetched := spills.begin_fetch(book, residence)):
                 return Fetch(fetched)
-            need = {key: part.live for key, part in body.items() if part.live}
-            request = Request(residence, need, number=0, resumed=True)
-            if residence.machine.state is State.HOST and (placed := placements.begin_place(book, request)):
+            if residence.machine.state is State.HOST and (placed := placements.begin_return(book, residence)):
                 return Move(placed, residence)
     return None

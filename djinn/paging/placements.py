@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from djinn.paging.ledger import Ledger
@@ -85,6 +86,27 @@ def _cancel_place(book: Ledger, body: Body) -> None:
         residence.intended = False  # nobody tries again unasked
         residence.machine.move(State.HOST)
     book.unpin(body)
+
+
+def begin_return(book: Ledger, residence: Residence) -> Transfer | None:
+    """All of it to the device, which nobody has asked for; None where it does not fit."""
+    need = {key: part.live for key, part in residence.body.items() if part.live}
+    return begin_place(book, Request(residence, need, number=0, resumed=True))
+
+
+def begin_lift(book: Ledger, residence: Residence) -> Transfer | None:
+    """The same, and out of the host pool when that has been copied."""
+    transfer = begin_return(book, residence)
+    if transfer:
+        transfer.end = partial(_end_lift, book, residence.body, transfer.end)
+    return transfer
+
+
+def _end_lift(book: Ledger, body: Body, placed: Callable[[], None]) -> None:
+    placed()
+    if body.here and not body.pins:
+        for part in body.parts.values():
+            book.free_host(part)
 
 
 def begin_compact(book: Ledger, residence: Residence) -> Transfer | None:

@@ -17,7 +17,7 @@ from djinn.paging.ledger import Ledger
 from djinn.paging.placements import begin_compact, begin_slide
 from djinn.paging.residence import Moving, Request, Residence
 from djinn.paging.transfers import Transfer
-from djinn.paging.victims import host_room, may_leave, victims
+from djinn.paging.victims import first_to_the_host, host_room, lift, may_leave, victims
 
 AHEAD = 1 << 28  # bytes behind the restore at hand, from which on no other begins: 5 ms of a PCIe 5 link
 
@@ -59,7 +59,9 @@ def _make_room(book: Ledger, request: Request, ahead: int) -> Step | None:
     elif book.device.fits(*parts):  # room up there first: fetched too early it would stand in the way of who must go
         if fetched := spills.begin_fetch(book, residence):
             return Fetch(fetched)
-        return host_room(book, request) or _wait_or_refuse(book, request, total)
+        return host_room(book, request) or lift(book, request) or _wait_or_refuse(book, request, total)
+    elif first_to_the_host(book, request) and (fetched := spills.begin_fetch(book, residence)):
+        return Fetch(fetched)
     if book.device.free_bytes >= missing and (compacted := _move_down(book, begin_compact)):
         return compacted
     coming = _bytes(book, "out")

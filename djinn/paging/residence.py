@@ -147,6 +147,7 @@ class Request:
     first: frozenset[Key] | None = None  # it may run when these are there, the others follow; None: when all are
     then: Callable[[DjinnError | None], None] = lambda refusal: None  # called once: granted, or why not
     here: bool = False  # when it was asked for, the device held all of it
+    lifted: bool = False  # somebody has gone up to the device to make room in the host pool for it
 
     HEAD_START: ClassVar[int] = 64
 

@@ -3,15 +3,15 @@
 On the device: copies that cost nothing first (sessions whose bytes the host holds already), then the parked, then those
 that nobody looks at, then one that is large enough alone, then the one stopped longest. Sessions that are waited for go
 last, and only for one that waits before them. In the host pool, duplicates go first, then who rests on a durable file, then
-who is written to the disk.
+who is written to the disk; where that is full too, somebody goes up to the device, so that the one hole that is left passes on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from djinn.paging import evictions, saves, spills
-from djinn.paging.decisions import Spill, Yielded
+from djinn.paging import evictions, placements, saves, spills
+from djinn.paging.decisions import Move, Spill, Yielded
 from djinn.paging.ledger import Ledger
 from djinn.paging.residence import Body, Request, Residence
 from djinn.states import STOPPED, State
@@ -73,7 +73,55 @@ def host_room(book: Ledger, request: Request) -> Spill | Yielded | None:
         costs = not saves.rests_on_file(residence)
         return asks, residence.waiting is not None, residence.intended, costs, residence.machine.history[-1][1]
 
-    cold = [
+    for residence in sorted(_cold(book, request), key=order):
+        if saves.rests_on_file(residence):
+            saves.put_out(book, residence)
+            return Yielded()
+        if book.spill_failed < request.number and (spilled := spills.begin_spill(book, residence)):
+            return Spill(spilled)
+    return None
+
+
+def lift(book: Ledger, request: Request) -> Move | None:
+    """The device has room for who waits, but it lies on the disk, and neither it nor anybody else finds room in the host pool:
+    one of there goes up. Once for each request, which could go round in circles.
+    """
+    body, need = request.residence.body, spills.host_need(book, request.residence.body)
+    if request.lifted:
+        return None
+    for other in sorted(_others(book, request), key=lambda other: other.sharers[0].waiting is not None):
+        up = sum(book.device.rounded(part.live) for part in other.parts.values())
+        both = up + sum(map(book.device.rounded, book.missing(request).values())) <= book.device.free_bytes
+        if len(other.sharers) > 1 or book.host.free_bytes + other.host_bytes < need:
+            continue
+        if not both and not _swaps(book, body, [third for third in _others(book, request) if third is not other]):
+            continue
+        if moved := placements.begin_lift(book, other.sharers[0]):
+            request.lifted = True
+            return Move(moved, other.sharers[0])
+    return None
+
+
+def first_to_the_host(book: Ledger, request: Request) -> bool:
+    """Whether it must leave the disk before anybody leaves the device for it: that one would take its place in the host pool,
+    and nobody can be written to the disk before its own file is gone.
+    """
+    others = _others(book, request)
+    return all(other.live_bytes > book.disk_free for other in others) and _swaps(book, request.residence.body, others)
+
+
+def _swaps(book: Ledger, body: Body, others: list[Body]) -> bool:
+    """Whether the file of `body`, once it is read, leaves room for one of the others."""
+    return not body.durable and any(other.live_bytes <= book.disk_free + body.live_bytes for other in others)
+
+
+def _others(book: Ledger, request: Request) -> list[Body]:
+    return [other.body for other in _cold(book, request) if other.body is not request.residence.body]
+
+
+def _cold(book: Ledger, request: Request) -> list[Residence]:
+    """One session of each body in the host pool that may leave it for `request`."""
+    return [
         body.sharers[0]
         for body in book.bodies()
         if body.has_host_copy
@@ -82,10 +130,3 @@ def host_room(book: Ledger, request: Request) -> Spill | Yielded | None:
         and not body.pins
         and all(not s.waiting or s.waiting.rank >= request.rank for s in body.sharers)
     ]
-    for residence in sorted(cold, key=order):
-        if saves.rests_on_file(residence):
-            saves.put_out(book, residence)
-            return Yielded()
-        if book.spill_failed < request.number and (spilled := spills.begin_spill(book, residence)):
-            return Spill(spilled)
-    return None
