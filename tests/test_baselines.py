@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from djinn.errors import UnsupportedModel
 from djinn.model.load import load_model
 from evaluation import eager, manual_offload, recompute
 from evaluation.continuation import Layers, SessionCache, make_cases
@@ -153,3 +154,10 @@ def test_a_real_allocation_fails_under_the_limit():
         and row["live_kv_bytes"] == row["sessions"] * result["kv_bytes_per_session"]
     )
     assert result["headroom_bytes"] == 40_000_000 - result["weights_bytes"]
+
+
+def test_a_model_of_another_type_is_refused_with_what_to_do():
+    other = resume_settings()
+    other.model.name = "gpt2-small"
+    with pytest.raises(UnsupportedModel, match=r"GPT2LMHeadModel.*snakemake djinn_resume"):
+        recompute.measure(other, print)

@@ -12,6 +12,8 @@ import psutil
 import pytest
 from workflow_copy import ROOT, command, copy_workflow, environment, planned, snakemake, stub_scripts
 
+from evaluation.lifeline import keep_bytecode
+
 SMOKE = ("--config", "scale=smoke")
 RESUMES = {"recompute": 1, "manual_offload": 3, "djinn_resume": 1}
 BESIDE = {"peer": 9, "workload": 1}
@@ -200,3 +202,14 @@ def test_every_rule_has_a_log_and_an_environment():
         for rule in re.split(r"\n(?:use )?rule ", text)[1:]:
             inherits = " as " in rule.partition("\n")[0]  # the environment of the rule that it uses
             assert "    log:" in rule and ("    conda:" in rule or inherits), rule.partition("\n")[0]
+
+
+@pytest.mark.parametrize("forbidden", [True, False])
+def test_bytecode_that_may_not_lie_beside_its_sources_is_kept_elsewhere(tmp_path, monkeypatch, forbidden):
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1" if forbidden else "")
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
+    (tmp_path / "some_module.py").write_text("")
+    keep_bytecode(tmp_path / "kept")
+    subprocess.run([sys.executable, "-c", "import some_module"], cwd=tmp_path, check=True)
+    assert bool(list(tmp_path.glob("kept/**/some_module.*.pyc"))) == forbidden
+    assert bool(list(tmp_path.glob("__pycache__/*.pyc"))) != forbidden

@@ -26,6 +26,16 @@ def test_all_tiers_are_filled_and_everybody_goes_on_to_their_own_bits(client):
     assert len(found["refused"]) == 2 and all("no room for" in words for words in found["refused"])
 
 
+def test_a_hole_on_the_device_brings_back_who_lies_on_the_disk_behind_a_full_host_pool():
+    budgets = {"device_budget": "40800KB", "host_budget": "11600KB", "disk_budget": "8700KB"}
+    with (
+        djinn.serve("tiny-llama", device="cpu", threads=1, max_tokens=300, **budgets) as server,
+        djinn.connect(server.endpoint, timeout=60) as client,
+    ):
+        found = fill(client, tokens=200, new_tokens=8, most=300)
+    assert found["bit_equal"] == found["sessions"] > 3
+
+
 def test_budgets_that_are_never_full_are_told(client):
     with pytest.raises(NeverFull, match="none was refused"):
         fill(client, tokens=8, new_tokens=1, most=2)

@@ -16,6 +16,8 @@ import torch
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin
 
+from djinn.errors import UnsupportedModel
+
 Tensor = torch.Tensor
 
 
@@ -74,9 +76,14 @@ class Pass:
 
 
 class Layers:
-    """A Llama-type model, layer by layer."""
+    """A Llama-type model, layer by layer. Raises UnsupportedModel for another."""
 
     def __init__(self, model: Any) -> None:
+        if not hasattr(getattr(model, "model", None), "rotary_emb"):
+            raise UnsupportedModel(
+                f"{type(model).__name__}: these baselines run models of the Llama type layer by layer. Djinn's own rules run "
+                "it: snakemake djinn_resume breakpoints"
+            )
         self.body, self.head = model.model, model.lm_head
         self.depth = len(self.body.layers)
         self.device = model.device

@@ -1,4 +1,4 @@
-"""Nothing outlives its run: scripts die with Snakemake, and a dead Snakemake's lock does not stop the next one."""
+"""What a run's scripts share: they die with Snakemake, a dead one's lock does not stop the next, their bytecode is kept."""
 
 from __future__ import annotations
 
@@ -31,6 +31,15 @@ def adopt_scripts() -> None:
     """Called by the Snakefile: what its rules start finds this Python first, and knows whose end it has to watch for."""
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     os.environ[PARENT] = str(os.getpid())
+
+
+def keep_bytecode(folder: Path) -> None:
+    """Called by the Snakefile: where Python may not leave its bytecode beside the sources, it does in `folder`.
+
+    Some images set that, and then every script and every server compiles all its libraries anew: 9 s each on one card's host.
+    """
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", "") and "PYTHONPYCACHEPREFIX" not in os.environ:
+        os.environ["PYTHONPYCACHEPREFIX"] = str(folder.absolute())
 
 
 def register_run(directory: Path) -> TextIO:

@@ -15,6 +15,7 @@ from evaluation.figures import FIGURES
 
 # Scripts run with this Python and this checkout's packages, and die with this process.
 lifeline.adopt_scripts()
+lifeline.keep_bytecode(Path.cwd() / ".snakemake" / "bytecode")
 shell.prefix(f"export PYTHONPATH={shlex.quote(f'{TOP}:{TOP}/workflow')}; ")
 ALIVE = lifeline.register_run(Path.cwd())
 
