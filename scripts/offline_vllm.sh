@@ -11,19 +11,10 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 venv=${1:-.venv-vllm}
 ours=${2:-.venv}
 staged=${DJINN_VLLM_PARTS:-${TMPDIR:-/tmp}/djinn-vllm}
-archive=$(cut -d ' ' -f 3 "$here/sha256")
-mkdir -p "$staged"
-for part in "$here"/*.part-*; do
-  [ -e "$part" ] && cp "$part" "$staged"
-done
-cat "$staged/$archive".part-* > "$staged/$archive"
-if ! (cd "$staged" && sha256sum --status --check "$here/sha256"); then
-  echo "parts so far: $(cd "$staged" && echo *.part-*); the checksum does not match yet: bring the others" >&2
-  exit 1
-fi
+. "$here/parts.sh"
 purelib='import sysconfig; print(sysconfig.get_path("purelib"))'
 "$ours/bin/python" -m venv --clear --without-pip "$venv"
 site=$("$venv/bin/python" -c "$purelib")
-tar x -J -C "$site" -f "$staged/$archive"
+tar x -J -C "$site" -f "$staged/$whole"
 cp "$("$ours/bin/python" -c "$purelib")/host.pth" "$site"
 "$venv/bin/python" -c 'import vllm; from vllm import LLM; print("vllm", vllm.__version__)'

