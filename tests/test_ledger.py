@@ -187,6 +187,29 @@ def test_holes_are_pushed_together_before_anybody_is_refused():
     assert book.device.free_bytes == 3 * UNIT
 
 
+@pytest.mark.parametrize(("waiting", "direction", "evicted"), [("c", "across", 0), ("cd", "in", 1)])
+def test_holes_are_not_pushed_together_for_who_needs_that_somebody_leaves_anyway(waiting, direction, evicted):
+    """One unit is free above each of two sessions of one; those who wait take two."""
+    book = Ledger(Extents(4 * UNIT, UNIT), Extents(6 * UNIT, UNIT))
+    there = {name: Residence(name, Machine(State.IO_WAIT)) for name in "abcd"}
+    places = book.device.take(*[UNIT] * 4)
+    for name, residence in there.items():
+        book.open(residence)
+        size = UNIT if name in "ab" else 2 * UNIT
+        part = residence.body.parts[0] = Part(live=size, clean=size, issued=size, host=book.host.take_scattered(size))
+        if name in "ab":
+            residence.body.here = True
+            residence.body.put(part, places["a b".index(name)])
+        else:
+            residence.machine.state = State.HOST
+    book.device.give(places[1], places[3])
+    for number, name in enumerate(waiting):
+        book.request(Request(there[name], {0: 2 * UNIT}, number, resumed=True))
+    step = policy.next_step(book)
+    assert isinstance(step, decisions.Move)
+    assert (step.transfer.direction, step.evicted) == (direction, evicted)
+
+
 @pytest.mark.parametrize("hole", ["device", "host", "disk"])
 def test_one_hole_in_any_tier_is_enough_for_everybody_to_come_back(hole):
     """Three tiers of three places, eight sessions: whoever asks is let in, however often."""

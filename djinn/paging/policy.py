@@ -3,7 +3,8 @@
 Order of the waiting: resumed before new (see Request.rank), and memory goes to the first that lacks some, so that nobody
 starves behind smaller ones; who lacks nothing is let in at once. Restores begin as late as keeps the copies busy: whom one
 puts out is then chosen (`victims`) knowing everybody who has asked meanwhile. Room for the next is made while one comes back,
-so that copies go both ways at once. Before anybody is refused, the holes of the arena are pushed together.
+so that copies go both ways at once. Holes of the arena are pushed together where nobody would have to leave then, and before
+anybody is refused.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ def _make_room(book: Ledger, request: Request, ahead: int) -> Step | None:
         return host_room(book, request) or lift(book, request) or _wait_or_refuse(book, request, total)
     elif first_to_the_host(book, request) and (fetched := spills.begin_fetch(book, residence)):
         return Fetch(fetched)
-    if book.device.free_bytes >= missing and (compacted := _move_down(book, begin_compact)):
+    in_holes = book.device.free_bytes >= missing
+    somebody_leaves = in_holes and request.resumed and _wanted(book) > book.device.free_bytes
+    if in_holes and not somebody_leaves and (compacted := _move_down(book, begin_compact)):
         return compacted
     coming = _bytes(book, "out")
     if coming and book.device.free_bytes + coming >= missing:
@@ -71,15 +74,25 @@ def _make_room(book: Ledger, request: Request, ahead: int) -> Step | None:
         return _wait_or_refuse(book, request, total)
     victim = None
     for victim in victims(book, request, missing - book.device.free_bytes - coming):
+        if somebody_leaves and victim.waiting:
+            break
         if step := evictions.evict(book, victim):
             at_once = isinstance(step, Evicted) and not body.disk_bytes and book.device.free_bytes >= missing
             placed = placements.begin_place(book, request) if at_once else None
             return Move(placed, residence, request, evicted=1) if placed else step
+    if somebody_leaves and (compacted := _move_down(book, begin_compact)):
+        return compacted
     if victim and (step := host_room(book, request)):
         return step
-    if book.device.free_bytes >= missing and not _bytes(book, "across") and (slid := _move_down(book, begin_slide)):
+    if in_holes and not _bytes(book, "across") and (slid := _move_down(book, begin_slide)):
         return slid
     return _wait_or_refuse(book, request, total)
+
+
+def _wanted(book: Ledger) -> int:
+    """Bytes of all who wait and are not on the device."""
+    bodies = {request.residence.body.serial: request.residence.body for request in book.waiting}.values()
+    return sum(body.live_bytes for body in bodies if not body.here and not body.moving)
 
 
 def _enough_under_way(book: Ledger, ahead: int) -> bool:
