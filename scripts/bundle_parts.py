@@ -10,7 +10,7 @@ HERE = Path(__file__).resolve().parent
 PART_BYTES = 50 * 10**6
 
 
-def in_parts(whole: Path, folder: Path, part_bytes: int, script: str) -> None:
+def in_parts(whole: Path, folder: Path, script: str, part_bytes: int = PART_BYTES) -> None:
     """Into `folder`, which is made anew; `script` of this folder becomes its unpack.sh."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from zipfile import ZipFile
 
-from bundle_parts import in_parts
+from bundle_parts import PART_BYTES, in_parts
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "envs" / "vllm-cuda.txt"
@@ -41,23 +41,19 @@ def unpack(wheels: Path, site: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def pack(site: Path, folder: Path, part_bytes: int) -> None:
+def pack(site: Path, folder: Path, part_bytes: int = PART_BYTES) -> None:
     """One compressed archive in parts, and the script that unpacks it there."""
     with TemporaryDirectory() as scratch:
         whole = Path(scratch) / ARCHIVE
-        with whole.open("wb") as out:
-            tar = subprocess.Popen(["tar", "c", "-C", str(site), "."], stdout=subprocess.PIPE)
-            subprocess.run(["xz", "-T0"], stdin=tar.stdout, stdout=out, check=True)
-            if tar.wait():
-                raise subprocess.CalledProcessError(tar.returncode, "tar")
-        in_parts(whole, folder, part_bytes, "offline_vllm.sh")
+        subprocess.run(["tar", "-c", "-I", "xz -T0", "-C", site, "-f", whole, "."], check=True)
+        in_parts(whole, folder, "offline_vllm.sh", part_bytes)
 
 
-def collect(folder: Path, part_bytes: int, download: Callable[[list[str], Path], None]) -> None:
+def collect(folder: Path, download: Callable[[list[str], Path], None]) -> None:
     with TemporaryDirectory() as scratch:
         wheels, site = Path(scratch) / "wheels", Path(scratch) / "site"
         site.mkdir()
         download(pins(), wheels)
         unpack(wheels, site)
         print(f"packing {sum(f.stat().st_size for f in site.rglob('*') if f.is_file()) / 1e6:.0f} MB", file=sys.stderr)
-        pack(site, folder, part_bytes)
+        pack(site, folder)

@@ -15,11 +15,6 @@ from djinn.paging.transfers import Piece, Transfer, runs
 from djinn.states import STOPPED, State
 
 
-def _host_need(book: Ledger, body: Body) -> int:
-    """Bytes of the host pool that an eviction would take beyond what the duplicates hold."""
-    return sum(max(0, book.host.rounded(p.live) - p.host_room) for p in body.parts.values())
-
-
 def evict(book: Ledger, residence: Residence) -> Move | Evicted | None:
     """Begun, or done at once where the host holds every byte and no copy under way says so too early; None: no room there."""
     transfer = begin_evict(book, residence)
@@ -33,7 +28,7 @@ def begin_evict(book: Ledger, residence: Residence) -> Transfer | None:
     """Copy what the host does not hold yet and free the device when that is done; None if the host has no room."""
     body = residence.body
     dirty = body.dirty_bytes > 0
-    if dirty and _host_need(book, body) > book.host.free_bytes:
+    if dirty and book.host_need(body) > book.host.free_bytes:
         return None
     for sharer in body.sharers:
         _leave_stop(sharer)

@@ -130,6 +130,10 @@ class Ledger:
             residence.body.parts[key].dropped = True
             self.settle(residence.body)
 
+    def host_need(self, body: Body) -> int:
+        """Bytes of the host pool that all of it would take beyond what it has there."""
+        return sum(max(0, self.host.rounded(part.live) - part.host_room) for part in body.parts.values())
+
     # -- freeing -------------------------------------------------------------------------------------
 
     def unpin(self, body: Body) -> None:

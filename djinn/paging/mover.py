@@ -203,12 +203,12 @@ class Mover:
             self._ends.landed(transfer, residence, None)
             return
         waited = {key for key, _ in transfer.moves}
-        early = request is not None and request.first is not None and transfer.direction == "in"
+        coming = transfer.direction == "in"
+        early = request is not None and request.first is not None and coming
         if early:
             waited &= request.first
         if early and not waited:
             self._ends.first_is_here(transfer, request, None)
-        coming = transfer.direction == "in"
         name = f"{'restore' if coming else 'grow'} {residence.key[:8]}"
         stream = self.device.into if coming else self.device.across
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from djinn.paging import evictions
 from djinn.paging.ledger import Ledger
 from djinn.paging.residence import Body, Part, Request, Residence
 from djinn.paging.transfers import Piece, Transfer, runs
@@ -105,8 +106,7 @@ def begin_lift(book: Ledger, residence: Residence) -> Transfer | None:
 def _end_lift(book: Ledger, body: Body, placed: Callable[[], None]) -> None:
     placed()
     if body.here and not body.pins:
-        for part in body.parts.values():
-            book.free_host(part)
+        evictions.yield_duplicate(book, body.sharers[0])
 
 
 def begin_compact(book: Ledger, residence: Residence) -> Transfer | None:

@@ -60,7 +60,7 @@ def _make_room(book: Ledger, request: Request, ahead: int) -> Step | None:
     elif book.device.fits(*parts):  # room up there first: fetched too early it would stand in the way of who must go
         if fetched := spills.begin_fetch(book, residence):
             return Fetch(fetched)
-        return host_room(book, request) or lift(book, request) or _wait_or_refuse(book, request, total)
+        return host_room(book, request) or lift(book, request, missing) or _wait_or_refuse(book, request, total)
     elif first_to_the_host(book, request) and (fetched := spills.begin_fetch(book, residence)):
         return Fetch(fetched)
     in_holes = book.device.free_bytes >= missing
@@ -91,8 +91,8 @@ def _make_room(book: Ledger, request: Request, ahead: int) -> Step | None:
 
 def _wanted(book: Ledger) -> int:
     """Bytes of all who wait and are not on the device."""
-    bodies = {request.residence.body.serial: request.residence.body for request in book.waiting}.values()
-    return sum(body.live_bytes for body in bodies if not body.here and not body.moving)
+    away = [body for body in book.bodies() if not body.here and not body.moving]
+    return sum(body.live_bytes for body in away if any(sharer.waiting for sharer in body.sharers))
 
 
 def _enough_under_way(book: Ledger, ahead: int) -> bool:

@@ -7,11 +7,6 @@ from djinn.paging.residence import Body, Residence
 from djinn.states import State
 
 
-def host_need(book: Ledger, body: Body) -> int:
-    """Bytes that it takes in the host pool."""
-    return sum(book.host.rounded(part.live) for part in body.parts.values())
-
-
 def begin_spill(book: Ledger, residence: Residence) -> Body | None:
     """Its bytes go from the host pool to a file; `end_spill` when it is written. None if the disk has no room."""
     body = residence.body
@@ -36,7 +31,7 @@ def end_spill(book: Ledger, body: Body) -> None:
 def begin_fetch(book: Ledger, residence: Residence) -> Body | None:
     """Its bytes come back from the file to the host pool; None if there is no room."""
     body = residence.body
-    if host_need(book, body) > book.host.free_bytes:
+    if book.host_need(body) > book.host.free_bytes:
         return None
     for part in body.parts.values():
         part.host = book.host.take_scattered(part.live) or []

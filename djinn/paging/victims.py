@@ -82,19 +82,20 @@ def host_room(book: Ledger, request: Request) -> Spill | Yielded | None:
     return None
 
 
-def lift(book: Ledger, request: Request) -> Move | None:
+def lift(book: Ledger, request: Request, missing: int) -> Move | None:
     """The device has room for who waits, but it lies on the disk, and neither it nor anybody else finds room in the host pool:
-    one of there goes up. Once for each request, which could go round in circles.
+    one of there goes up. Once for each request, which could go round in circles. missing: bytes that it still needs up there.
     """
-    body, need = request.residence.body, spills.host_need(book, request.residence.body)
     if request.lifted:
         return None
-    for other in sorted(_others(book, request), key=lambda other: other.sharers[0].waiting is not None):
+    body, others = request.residence.body, _others(book, request)
+    need = book.host_need(body)
+    for other in sorted(others, key=lambda other: other.sharers[0].waiting is not None):
         up = sum(book.device.rounded(part.live) for part in other.parts.values())
-        both = up + sum(map(book.device.rounded, book.missing(request).values())) <= book.device.free_bytes
+        both = up + missing <= book.device.free_bytes
         if len(other.sharers) > 1 or book.host.free_bytes + other.host_bytes < need:
             continue
-        if not both and not _swaps(book, body, [third for third in _others(book, request) if third is not other]):
+        if not both and not _swaps(book, body, [third for third in others if third is not other]):
             continue
         if moved := placements.begin_lift(book, other.sharers[0]):
             request.lifted = True
