@@ -142,7 +142,7 @@ def test_a_wasteful_best_setting_is_unfair():
 
 def test_a_real_allocation_fails_under_the_limit():
     wanted = settings(
-        budget=SimpleNamespace(device="40MB"),
+        budget=SimpleNamespace(device="42MB", overhead="2MB"),
         oversubscription=SimpleNamespace(prompt_tokens=256),
         eager=SimpleNamespace(max_sessions=40, allocators=["mmap64k"]),
     )
@@ -153,7 +153,8 @@ def test_a_real_allocation_fails_under_the_limit():
         row["sessions"] == len(row["curve"])
         and row["live_kv_bytes"] == row["sessions"] * result["kv_bytes_per_session"]
     )
-    assert result["headroom_bytes"] == 40_000_000 - result["weights_bytes"]
+    assert result["headroom_bytes"] == 42_000_000 - result["weights_bytes"]
+    assert row["live_kv_bytes"] < 40_000_000 - result["weights_bytes"]  # the overhead was not given out
 
 
 def test_a_model_of_another_type_is_refused_with_what_to_do():

@@ -37,7 +37,8 @@ JOB = Job(
     threads=1,
     model=TINY,
     weights="",
-    device_budget=30_000_000,
+    device_budget=32_000_000,
+    given_out=30_000_000,
     kv_room=10_000_000,
     kv_bytes_per_token=FACTS["kv_bytes_per_token"],
     host_budget=100_000_000,
@@ -162,7 +163,7 @@ def settings(**peers):
         threads=1,
         weights=FACTS,
         model=SimpleNamespace(**TINY),
-        budget=SimpleNamespace(device="30MB", host="100MB"),
+        budget=SimpleNamespace(device="32MB", overhead="2MB", host="100MB"),
         oversubscription=SimpleNamespace(sessions=3, prompt_tokens=32, new_tokens=3, break_at=4),
         peers=SimpleNamespace(**given),
     )

@@ -18,6 +18,7 @@ from typing import Any
 
 from djinn.sizes import format_bytes, parse_bytes
 from evaluation.lifeline import PARENT
+from evaluation.settings import given_out
 
 FAIR = 0.85
 # Environment of the process by setting. glibc: from which size on a block is given back to the system by itself; number of
@@ -56,7 +57,7 @@ class UnfairBaseline(RuntimeError):
 
 def measure(settings: Any, progress: Progress) -> dict[str, Any]:
     budget = parse_bytes(settings.budget.device)
-    outcomes = [_run(name, settings, budget, progress) for name in settings.eager.allocators]
+    outcomes = [_run(name, settings, progress) for name in settings.eager.allocators]
     sizes = outcomes[0][0]
     rows = [row for _, row in outcomes]
     best = max(rows, key=lambda row: row["live_over_headroom"])
@@ -79,14 +80,15 @@ def check_fair(best: dict[str, Any], sizes: dict[str, int]) -> None:
         )
 
 
-def _run(name: str, settings: Any, budget: int, progress: Progress) -> tuple[dict[str, int], dict[str, Any]]:
+def _run(name: str, settings: Any, progress: Progress) -> tuple[dict[str, int], dict[str, Any]]:
     job = {
         "device": settings.device,
         "threads": settings.threads,
         "model": vars(settings.model),
         "prompt_tokens": settings.oversubscription.prompt_tokens,
         "max_sessions": settings.eager.max_sessions,
-        "budget_bytes": budget,
+        "budget_bytes": parse_bytes(settings.budget.device),
+        "limit_bytes": given_out(settings.budget),
     }
     began = time.monotonic()
     progress(f"eager, {name}: sessions are parked until memory is out")

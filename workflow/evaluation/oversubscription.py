@@ -17,6 +17,7 @@ from djinn.sizes import format_bytes, parse_bytes
 from evaluation.process_memory import Reader, Sampler
 from evaluation.prompts import load_prompts
 from evaluation.servers import server_for
+from evaluation.settings import given_out
 
 STOPPED = {"paused", "io_wait", "evicting", "host"}
 Progress = Callable[[str], None]
@@ -30,13 +31,13 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
     wanted = settings.oversubscription
     prompts = load_prompts(settings.model, wanted.sessions, wanted.prompt_tokens)
     reader = Reader(settings.device)
-    budget = parse_bytes(settings.budget.device)
     with (
-        server_for(settings, wanted.prompt_tokens + wanted.new_tokens + 1, budget) as server,
+        server_for(settings, wanted.prompt_tokens + wanted.new_tokens + 1, given_out(settings.budget)) as server,
         djinn.connect(server.endpoint) as client,
         djinn.connect(server.endpoint) as watcher,
     ):
-        run = Run(client, watcher, reader, server.pid, prompts, wanted, progress)
+        budget = client.server.plan["device_budget_bytes"] + parse_bytes(settings.budget.overhead)
+        run = Run(client, watcher, reader, server.pid, prompts, wanted, budget, progress)
         return run.all()
 
 
@@ -49,10 +50,11 @@ class Run:
         pid: int | None,
         prompts: list[list[int]],
         wanted: Any,
+        budget: int,
         progress: Progress,
     ) -> None:
         self.client, self.watcher, self.reader, self.pid = client, watcher, reader, pid
-        self.prompts, self.wanted, self.progress = prompts, wanted, progress
+        self.prompts, self.wanted, self.budget, self.progress = prompts, wanted, budget, progress
         self.plan = client.server.plan
         self.phases: list[dict[str, Any]] = []
         self.dispatch: list[float] = []
@@ -77,7 +79,7 @@ class Run:
             "prompt_tokens": self.wanted.prompt_tokens,
             "new_tokens": self.wanted.new_tokens,
             "break_at": self.wanted.break_at,
-            "budget_bytes": self.plan["device_budget_bytes"],
+            "budget_bytes": self.budget,
             **{k: self.plan[k] for k in ("weights_bytes", "workspace_bytes", "arena_bytes", "host_budget_bytes")},
             "by_n": by_n,
             "timeline": sampler.rows,
@@ -133,7 +135,7 @@ class Run:
         alive = sum(session.state in STOPPED for session in sessions)
         tiers = self.tiers(self.client)
         live = tiers["device_bytes"] + tiers["host_bytes"] + tiers["disk_bytes"]
-        demand, budget = live + self.plan["weights_bytes"], self.plan["device_budget_bytes"]
+        demand, budget = live + self.plan["weights_bytes"], self.budget
         off = tiers["host_bytes"] + tiers["disk_bytes"]
         if alive != self.wanted.sessions or demand <= budget or off < demand - budget:
             raise NotOversubscribed(

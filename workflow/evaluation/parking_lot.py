@@ -51,7 +51,7 @@ def main() -> None:
         headroom = job.budget_bytes - loaded.facts["bytes"]
         say(weights_bytes=loaded.facts["bytes"], headroom_bytes=headroom, kv_bytes_per_session=session_bytes)
         ballast = bytearray(BALLAST_BYTES)
-        limit(job, headroom)
+        limit(job, job.limit_bytes - loaded.facts["bytes"])
         try:
             for number, prompt in enumerate(prompts, 1):
                 park(prompt)
@@ -70,17 +70,17 @@ def main() -> None:
             raise
 
 
-def limit(job: Any, headroom: int) -> None:
-    """From here on `headroom` more bytes and no more, beyond what the model and one pass took."""
+def limit(job: Any, room: int) -> None:
+    """From here on `room` more bytes and no more, beyond what the model and one pass took."""
     if job.device == "cpu":
-        ceiling = data_bytes() + headroom
+        ceiling = data_bytes() + room
         resource.setrlimit(resource.RLIMIT_DATA, (ceiling, ceiling))
         return
     import torch
 
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(
-        job.budget_bytes / torch.cuda.get_device_properties(job.device).total_memory, job.device
+        job.limit_bytes / torch.cuda.get_device_properties(job.device).total_memory, job.device
     )
 
 

@@ -14,6 +14,7 @@ from djinn.server.plan import workspace_bytes
 from djinn.sizes import parse_bytes
 from evaluation.contenders.contender import Job
 from evaluation.servers import shape_of
+from evaluation.settings import given_out
 
 MODULES = {  # system → module of evaluation.contenders
     "djinn": "djinn_peer",
@@ -72,6 +73,7 @@ def job_for(settings: Any, prompts: list[list[int]], systems: Collection[str]) -
             model=vars(settings.model),
             weights=weights_of(settings, Path(scratch)) if "vllm" in systems else "",
             device_budget=parse_bytes(settings.budget.device),
+            given_out=given_out(settings.budget),
             kv_room=kv_room(settings, max(map(len, prompts)) + wanted.new_tokens + 1),
             kv_bytes_per_token=settings.weights["kv_bytes_per_token"],
             host_budget=parse_bytes(settings.budget.host),
@@ -95,7 +97,7 @@ def kv_room(settings: Any, longest: int) -> int:
     """Bytes of the device budget that are neither weights nor the workspace of a pass of `longest` tokens."""
     facts = settings.weights
     workspace = workspace_bytes(shape_of(facts), facts["intermediate_size"], facts["vocab_size"], longest)
-    return parse_bytes(settings.budget.device) - facts["bytes"] - workspace
+    return given_out(settings.budget) - facts["bytes"] - workspace
 
 
 def weights_of(settings: Any, scratch: Path) -> str:

@@ -63,6 +63,7 @@ class Model(Section):
 
 class Budget(Section):
     device: Size
+    overhead: Size  # of `device`: what CUDA itself takes beside weights, workspace and KV
     host: Size
 
 
@@ -190,6 +191,11 @@ def part(settings: Settings, *paths: str) -> str:
 def read_part(text: str) -> Any:
     """What `part` wrote, with attributes; a key that the rule does not declare is an AttributeError."""
     return json.loads(text, object_hook=lambda keys: SimpleNamespace(**keys))
+
+
+def given_out(budget: Any) -> int:
+    """Bytes of the device budget that are for weights, workspace and KV; the driver's reading of the process shows all of it."""
+    return parse_bytes(budget.device) - parse_bytes(budget.overhead)
 
 
 def _canonical(data: Any) -> str:

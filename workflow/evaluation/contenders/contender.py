@@ -31,7 +31,8 @@ class Job:
     weights: (
         str  # a folder in Hugging Face layout, or a hub's name; for systems that load by themselves: see draws_weights
     )
-    device_budget: int  # bytes for weights, workspace and KV
+    device_budget: int  # bytes, for whoever counts what CUDA takes too
+    given_out: int  # of these, without it: for weights, workspace and KV
     kv_room: int  # of these, what weights and the workspace of one pass leave for KV
     kv_bytes_per_token: int
     host_budget: int  # bytes beside the device

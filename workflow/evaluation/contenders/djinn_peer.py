@@ -42,7 +42,7 @@ class DjinnPeer(Contender):
             **{key: model[key] for key in ("dtype", "seed", "path", "hub_id", "revision")},
             device=job.device,
             threads=job.threads,
-            device_budget=job.device_budget,
+            device_budget=job.given_out,
             host_budget=job.host_budget,
             state_dir=None if state_dir is None else str(state_dir),
             max_tokens=max(map(len, job.prompts)) + job.new_tokens + 64,
