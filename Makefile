@@ -81,7 +81,9 @@ $(packages):
 	@rm -f $(venv)/stamp-*
 	$(PYTHON) -m venv --clear $(venv)
 	$(replace)
-	$(venv)/bin/python -m pip install --requirement $(requirements)
+	$(venv)/bin/python -m pip install --no-compile --requirement $(requirements)
+	@# pip compiles on one core; some files are for other Pythons, which is no failure
+	@$(venv)/bin/python -m compileall -qq -j 0 -x '/tests?/' $(venv)/lib || true
 	@touch $@
 
 $(project): $(packages)

@@ -133,7 +133,8 @@ def test_a_start_imports_no_package_that_nobody_asks_for():
     pytest.importorskip("sklearn")
     code = """
 import sys
-from djinn.server.server_main import parser, run, unasked
+from djinn.model.unasked import unasked
+from djinn.server.server_main import parser, run
 from djinn.errors import DjinnError
 try:
     run(parser().parse_args(["--model", "tiny-llama", "--device-budget", "1MB", "--device", "cpu"]))

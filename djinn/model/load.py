@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from djinn.errors import BadRequest, NoDevice, UnsupportedModel, WeightsUnavailable
 from djinn.model.layers import kv_shape, text_config
 from djinn.model.presets import PRESETS
+from djinn.model.unasked import unasked
 from djinn.model.weights import WHEEL, WHEEL_SHA256, fetch_weights
 from djinn.sizes import DTYPE_BYTES, kv_bytes_per_token
+
+# transformers imports scikit-learn, where it is, for a kind of generation that nobody here does: 2 of 9 s of each start.
+with unasked("sklearn"):
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 SOURCES = ("wheel", "hub", "path", "random")
 

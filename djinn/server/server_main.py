@@ -11,8 +11,6 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from djinn.errors import DjinnError
 from djinn.launch import READY, last_words
@@ -118,19 +116,6 @@ def _count(text: str) -> int:
     return count
 
 
-@contextmanager
-def unasked(package: str) -> Iterator[None]:
-    """Inside, `package` counts as not installed, unless it has been imported already."""
-    hidden = package not in sys.modules
-    if hidden:
-        sys.modules[package] = None
-    try:
-        yield
-    finally:
-        if hidden:
-            del sys.modules[package]
-
-
 def choose_device(args: argparse.Namespace) -> str:
     import torch
 
@@ -144,9 +129,7 @@ def choose_device(args: argparse.Namespace) -> str:
 def run(args: argparse.Namespace) -> None:
     keyring_for(args.host, args.keys)  # what is wrong is refused before the weights are loaded
     parse_seconds(args.lease)
-    # transformers imports scikit-learn, where it is, for a kind of generation that no server does: 2 of 9 s of a start.
-    with unasked("sklearn"):
-        from djinn.server.build import build_service
+    from djinn.server.build import build_service
 
     device = choose_device(args)
     budget = parse_bytes(args.device_budget) if args.device_budget else None

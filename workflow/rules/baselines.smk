@@ -18,7 +18,12 @@ rule eager:
     threads: workflow.cores
     params:
         measurement="eager",
-        settings=part("eager", "budget.device", "budget.overhead", "oversubscription.prompt_tokens"),
+        settings=part(
+            "eager",
+            "budget.device",
+            "budget.overhead",
+            "oversubscription.prompt_tokens",
+        ),
     shell:
         MEASURE
 
