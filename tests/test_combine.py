@@ -1,5 +1,6 @@
 """combined.json says what the raw files say, and refuses what is not a raw file of the campaign."""
 
+import gzip
 import hashlib
 import json
 import statistics
@@ -184,3 +185,15 @@ def test_same_forgives_the_last_digits_only() -> None:
     assert same({"a": [1.0, "x", None]}, {"a": [1.0 + 1e-13, "x", None]})
     assert not same({"a": [1.0]}, {"a": [1.0001]})
     assert not same({"a": 1}, {"a": 1, "b": 2})
+
+
+def test_packed_raw_files_are_read_as_they_were(results: Path) -> None:
+    plain = combined(results)
+    for path in (results / "raw").glob("*.json"):
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    packed = combined(results)
+    assert {rule: kept["sha256"] for rule, kept in packed["raw"].items()} == {
+        rule: kept["sha256"] for rule, kept in plain["raw"].items()
+    }
+    assert {**packed, "raw": None} == {**plain, "raw": None}

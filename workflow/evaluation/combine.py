@@ -15,6 +15,7 @@ from typing import Any
 from evaluation.experiments import EXPERIMENTS, experiments
 from evaluation.headline import headlines
 from evaluation.peers import PEERS
+from evaluation.records import raw_contents
 from evaluation.resumes import compare, crossovers, summarise_cases
 from evaluation.rivals import peers_section, workload_section
 from evaluation.summary import DEFINITIONS, summarise
@@ -64,12 +65,12 @@ def combine(raw_dir: Path, campaign: Path, out: Path) -> None:
 def combined_of(raw_dir: Path, campaign: dict[str, Any]) -> dict[str, Any]:
     raws: dict[str, dict[str, Any]] = {}
     files: dict[str, dict[str, Any]] = {}
+    found = raw_contents(raw_dir)
     for rule in RULES:
-        path = raw_dir / f"{rule}.json"
-        if path.exists():
-            content = path.read_bytes()
-            raws[rule] = read(path, content, rule, campaign)
-            files[rule] = {"file": f"raw/{path.name}", "sha256": hashlib.sha256(content).hexdigest()}
+        if rule in found:
+            name, content = found[rule]
+            raws[rule] = read(raw_dir / name, content, rule, campaign)
+            files[rule] = {"file": f"raw/{name}", "sha256": hashlib.sha256(content).hexdigest()}
             files[rule] |= {
                 key: raws[rule][key]
                 for key in ("started", "seconds", "commit", "dirty", "config_digest", "device", "weights")
@@ -94,7 +95,7 @@ def combined_of(raw_dir: Path, campaign: dict[str, Any]) -> dict[str, Any]:
         "definitions": DEFINITIONS,
         "raw": files,
         "missing": [rule for rule in RULES if rule not in raws],
-        "unread": sorted(path.name for path in raw_dir.glob("*.json") if path.stem not in RULES),
+        "unread": sorted(name for rule, (name, _) in found.items() if rule not in RULES),
         "measured_s": sum(raw["seconds"] for raw in raws.values()),
         **body,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -86,6 +87,15 @@ def read_raw(path: Path) -> dict[str, Any]:
             f"{path}: schema {raw.get('schema')!r}, this code reads {SCHEMA}; rerun its rule with --forcerun"
         )
     return raw
+
+
+def raw_contents(raw_dir: Path) -> dict[str, tuple[str, bytes]]:
+    """rule -> (file name, content) of a campaign's raw files; a reference may have packed them (.json.gz) to stay small."""
+    packed = {
+        path.name.removesuffix(".json.gz"): (path.name, gzip.decompress(path.read_bytes()))
+        for path in sorted(raw_dir.glob("*.json.gz"))
+    }
+    return packed | {path.stem: (path.name, path.read_bytes()) for path in sorted(raw_dir.glob("*.json"))}
 
 
 def commit_of(root: Path) -> tuple[str, bool]:

@@ -11,6 +11,7 @@ from typing import Any
 from evaluation.campaign import CampaignError
 from evaluation.comparison.rows import changed, claimed, measured
 from evaluation.comparison.table import render
+from evaluation.records import raw_contents
 
 PLACES = ("*/campaign.json", "campaigns/*/campaign.json", "reference/*/campaign.json")
 
@@ -43,7 +44,7 @@ def _called(campaign: dict[str, Any]) -> str:
 
 def load(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]], list[dict[str, Any]]]:
     """(campaign, raw files by rule, answered claims). Raises CampaignError where there is nothing to compare."""
-    raws = {path.stem: json.loads(path.read_text()) for path in sorted((folder / "raw").glob("*.json"))}
+    raws = {rule: json.loads(content) for rule, (_, content) in raw_contents(folder / "raw").items()}
     claims = folder / "claims.json"
     if not raws:
         raise CampaignError(f"{folder} holds no measurement (raw/*.json): run snakemake to its end")

@@ -65,6 +65,9 @@ def draw(combined: Path, out_pdf: Path, out_png: Path, out_csv: Path) -> None:
         figure.align_ylabels([axes for pair in grid for axes in pair])
         legend(figure, over)
         reserved = f"{over['workspace_bytes'] / unit[0]:.3g} {unit[1]} of the budget is workspace, without KV"
+        overhead = over["budget_bytes"] - sum(over[f"{part}_bytes"] for part in ("weights", "workspace", "arena"))
+        if overhead:
+            reserved += f", {overhead / unit[0]:.3g} {unit[1]} CUDA's own"
         load = f"{over['sessions']} sessions of {over['prompt_tokens']} tokens"
         style.small_print(figure, results, f"{load}; {reserved}.")
         style.save(figure, out_pdf, out_png)
