@@ -289,6 +289,18 @@ def test_all_systems_take_their_rounds_in_turn(fake, monkeypatch, tmp_path, toge
     assert all(held == (number if together else 0) for number, (_, held) in enumerate(behind, 1))
 
 
+@pytest.mark.parametrize(("together", "rounds"), [(True, 2), (False, 1)])
+def test_a_long_round_is_the_last_of_a_system_that_has_the_device_alone(fake, monkeypatch, together, rounds):
+    monkeypatch.setitem(workload_rule.MODULES, "hooks", "fake")
+    monkeypatch.setattr(workload_rule, "LONG_S", 0.8)
+    every = [workload_rule.Timed("hooks", {"reason": None, "setting": {"speed": n}}, JOB, "") for n in (2, 3)]
+    for group in [every] if together else [[one] for one in every]:
+        workload_rule.in_turn(group, 2, print)
+    slow, fast = every
+    assert [one["seconds"] for one in slow.rounds] == [1.0] * rounds
+    assert len(fast.rounds) == 2
+
+
 def test_who_has_no_workload_is_not_loaded_to_say_so(fake, monkeypatch, tmp_path):
     monkeypatch.setattr(Fake, "workload", Contender.workload)
     monkeypatch.setattr(InProcess, "begin", lambda *_, **__: pytest.fail("it was loaded"))

@@ -46,6 +46,16 @@ def test_totals_are_compared_with_djinns(results):
     assert headline["vllm_over_djinn"]["value"] == pytest.approx(0.9)
 
 
+def test_fewer_rounds_of_a_slow_system_are_held_against_as_many_of_djinns(results):
+    def once(raw):
+        raw["result"]["systems"]["handswap_pinned"].update(seconds=[60.0])
+
+    change(results / "raw" / "workload.json", once)
+    found = combined(results)["workload"]
+    assert found["systems"]["handswap_pinned"]["over_djinn"]["n"] == 1
+    assert "one of a slow one" in "".join(workload(found))
+
+
 def test_every_system_has_a_row_with_every_cell_filled(results):
     found = combined(results)
     assert list(NAMES) == list(PEERS)

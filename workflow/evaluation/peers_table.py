@@ -66,9 +66,13 @@ def workload(found: dict[str, Any] | None) -> list[str]:
     """Totals (s) of the rounds and their ratios to Djinn's."""
     if found is None:
         return ["raw/workload.json is missing: the rule has not run."]
+    fewer = any(0 < len(row["seconds"]) < found["rounds"] for row in found["systems"].values())
+    turns = ", one of a slow one" * fewer + (
+        ", all systems in turn" if found["together"] else ", one system after the other"
+    )
     rows = [
         f"{found['sessions']} sessions of {found['prompt_tokens']} tokens and {found['new_tokens']} new ones after the first, "
-        f"{found['rounds']} rounds{', all systems in turn' if found['together'] else ', one system after the other'}.",
+        f"{found['rounds']} rounds{turns}.",
         "",
         "| system | put aside, all alive | off the device | total, median (lowest–highest) | ÷ Djinn | tokens as Djinn |",
         "|---|---|---|---|---|---|",

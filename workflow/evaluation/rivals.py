@@ -36,7 +36,7 @@ def _peer(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def workload_section(result: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The workload with each system's total (s) and its ratio to Djinn's, round by round."""
+    """The workload with each system's total (s) and its ratio to Djinn's, round by round, as far as both have rounds."""
     if result is None:
         return None
     ours = result["systems"]["djinn"]["seconds"]
@@ -44,8 +44,13 @@ def workload_section(result: dict[str, Any] | None) -> dict[str, Any] | None:
         system: row
         | {
             "total": summarise(row["seconds"]) if row["seconds"] else None,
-            "over_djinn": paired(row["seconds"], ours) if row["seconds"] else None,
+            "over_djinn": _ratio(row["seconds"], ours) if row["seconds"] else None,
         }
         for system, row in result["systems"].items()
     }
     return result | {"systems": systems}
+
+
+def _ratio(theirs: list[float], ours: list[float]) -> dict[str, float | int]:
+    both = min(len(theirs), len(ours))
+    return paired(theirs[:both], ours[:both])
