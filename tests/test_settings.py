@@ -82,6 +82,8 @@ def test_the_laptop_needs_more_than_its_budget(scale, times):
         ("model", "name", "gpt-9", "config: model.name = 'gpt-9': expected one of"),
         ("budget", "device", "80 stones", "config: budget.device = '80 stones': expected a size such as 750MB or 2GiB"),
         ("budget", "host", True, "config: budget.host = True: expected a size"),
+        ("budget", "overhead", "80GB", "config: budget.overhead = '80GB': expected less than budget.device, '750MB'"),
+        ("budget", "overhaed", 0, "config: unknown key 'budget.overhaed' (did you mean 'budget.overhead'?)"),
         (
             "eager",
             "allocators",

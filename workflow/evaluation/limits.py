@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from djinn.model.presets import PRESETS, depth
+from djinn.sizes import parse_bytes
 
 GPT2 = "gpt2-small"
 CPU_ALLOCATORS = ("default", "mmap64k", "mmap1m", "arena1")  # what each means: parking_lot.py
@@ -87,3 +88,11 @@ def of_another_device(settings: Any) -> list[str]:
         for number, name in enumerate(settings.eager.allocators)
         if name not in known
     ]
+
+
+def beyond_the_budget(settings: Any) -> list[str]:
+    """One line where CUDA's own part leaves nothing of the device budget to give out."""
+    device, overhead = settings.budget.device, settings.budget.overhead
+    if parse_bytes(overhead) < parse_bytes(device):
+        return []
+    return [f"config: budget.overhead = {overhead!r}: expected less than budget.device, {device!r}"]
