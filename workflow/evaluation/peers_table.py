@@ -67,12 +67,11 @@ def workload(found: dict[str, Any] | None) -> list[str]:
     if found is None:
         return ["raw/workload.json is missing: the rule has not run."]
     fewer = any(0 < len(row["seconds"]) < found["rounds"] for row in found["systems"].values())
-    turns = ", one of a slow one" * fewer + (
-        ", all systems in turn" if found["together"] else ", one system after the other"
-    )
+    slow = ", one of a slow one" if fewer else ""
+    turns = "all systems in turn" if found["together"] else "one system after the other"
     rows = [
         f"{found['sessions']} sessions of {found['prompt_tokens']} tokens and {found['new_tokens']} new ones after the first, "
-        f"{found['rounds']} rounds{turns}.",
+        f"{found['rounds']} rounds{slow}, {turns}.",
         "",
         "| system | put aside, all alive | off the device | total, median (lowest–highest) | ÷ Djinn | tokens as Djinn |",
         "|---|---|---|---|---|---|",

@@ -22,9 +22,7 @@ from evaluation.prompts import load_prompts
 
 Progress = Callable[[str], None]
 WARM_UP = 2  # sessions of an untimed workload before the first round
-LONG_S = (
-    30.0  # of a system that has the device alone, a round this long is its last: one of 85 s is seventeen of Djinn's
-)
+LONG_S = 30.0  # of a system that has the device alone, a longer round is its last: one of 85 s is seventeen of Djinn's
 
 
 class NothingToCompare(RuntimeError):
