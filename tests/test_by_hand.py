@@ -15,8 +15,10 @@ from test_contenders import JOB
 
 from evaluation.contenders.answer import answer
 from evaluation.contenders.contender import Job, Unable, tails
+from evaluation.peer import IN_TURN
 
 ROOMY = replace(JOB, kv_room=10_000_000)  # about twelve of these sessions
+SMALL_BLOCKS = 4  # of continuous batching's settings: a prompt of 32 tokens fills some
 FEW = dict.fromkeys(("stop", "edit", "park", "exact", "survive"), "no")
 
 
@@ -47,7 +49,7 @@ def ask(tmp_path):
             found = {"versions": system.ask("versions"), "workload": system.ask("workload", sessions=2)}
             found["continued"] = system.ask("continued", warmup=0, samples=1)
             found["edited"] = _or_unable(system, "edited")
-            probes = {probe: system.ask(probe) for probe in ("stop", "edit", "park", "exact")}
+            probes = {probe: system.ask(probe) for probe in IN_TURN}
             system.ask("leave", folder=str(tmp_path))
         with Asked(module, job, choice=choice) as system:
             probes["survive"] = system.ask("survive", folder=str(tmp_path))
@@ -94,7 +96,7 @@ def test_manual_offload_does_all_of_it_for_this_type_of_model(tmp_path):
             system.ask("workload", sessions=2)
         assert set(system.ask("continued", warmup=0, samples=1)) == {"offloaded"}
         assert set(system.ask("edited", warmup=0, samples=1)) == {"plain", "hook", "own"}
-        assert {probe: system.ask(probe)["answer"] for probe in ("stop", "edit", "park", "exact")} == dict.fromkeys(
+        assert {probe: system.ask(probe)["answer"] for probe in IN_TURN} == dict.fromkeys(
             ("stop", "edit", "park", "exact"), "yes"
         )
         system.ask("leave", folder=str(tmp_path))
@@ -123,7 +125,7 @@ def test_transformers_offload_needs_a_card_and_says_so():
 
 
 def test_continuous_batching_is_left_only_by_losing_the_requests(ask, plain):
-    found = ask("hf_batching", choice=1)
+    found = ask("hf_batching", choice=SMALL_BLOCKS)
     assert tokens_of(found) == plain and not found["workload"]["paused"]
     assert found["answers"] == FEW | {"edit": "partly", "exact": found["answers"]["exact"]}
     assert "2 of 2 requests are lost" in found["probes"]["stop"]["seen"]
@@ -133,7 +135,7 @@ def test_continuous_batching_is_left_only_by_losing_the_requests(ask, plain):
 def test_batching_that_lost_its_thread_gives_its_blocks_back(request):
     logging.disable()  # pytest keeps what is logged, the exception too
     request.addfinalizer(lambda: logging.disable(logging.NOTSET))
-    with Asked("hf_batching", ROOMY, choice=1) as asked:
+    with Asked("hf_batching", ROOMY, choice=SMALL_BLOCKS) as asked:
         blocks = weakref.ref(asked.system.batching.manager.batch_processor.cache)
         assert "a new manager is needed" in asked.ask("stop")["seen"]
         assert blocks() is None, "a card has no room for the new ones beside them"
@@ -146,7 +148,7 @@ def test_what_graphs_hide_from_hooks_is_not_taken_for_work_that_was_left_out(pla
     def sees_nothing(self):
         yield []
 
-    with Asked("hf_batching", ROOMY, choice=1) as asked:
+    with Asked("hf_batching", ROOMY, choice=SMALL_BLOCKS) as asked:
         asked.system.setting["use_cuda_graph"] = True  # there are none without a card
         with monkeypatch.context() as patch:
             patch.setattr(type(asked.system), "tokens_computed", sees_nothing)

@@ -212,6 +212,15 @@ def test_the_fastest_setting_that_runs_is_measured(fake, monkeypatch):
     assert result["capabilities"]["survive"]["seen"] == "kept"
 
 
+def test_the_process_that_was_tuned_last_is_measured_where_it_was_the_fastest(fake, monkeypatch):
+    monkeypatch.setitem(peer_rule.MODULES, "hooks", "fake")
+    monkeypatch.setattr(Fake, "TUNED", ({"speed": 1}, {"speed": 3}))
+    result = peer_rule.measure(settings(), print, "hooks")
+    assert result["setting"] == {"speed": 3} and result["capabilities"]["survive"]["seen"] == "kept"
+    assert len(InProcess.loaded) == 3  # of each setting, and for `survive`
+    assert len({len(one.job.prompts) for one in InProcess.every if one.begun}) == 2  # it comes back with one prompt
+
+
 @pytest.mark.parametrize("cores", [2, 4, 16])
 def test_the_next_imports_while_one_loads_and_never_while_one_is_asked(fake, monkeypatch, cores):
     monkeypatch.setitem(peer_rule.MODULES, "hooks", "fake")

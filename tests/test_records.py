@@ -32,6 +32,7 @@ def written(path, result):
         stopwatch=Stopwatch(),
         campaign=CAMPAIGN,
         weights={"name": "tiny"},
+        device=device_facts("cpu"),
         settings={"device": "cpu"},
         config_digest="0" * 16,
     )

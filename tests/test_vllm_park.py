@@ -44,8 +44,8 @@ class Engine:
         self.device = Pool(setting.get("num_gpu_blocks_override", WHOLE))
         self.host = Pool(int(setting.get("kv_offloading_size", 0) * 2**30) // (BLOCK * JOB.kv_bytes_per_token))
 
-    def blocks(self):
-        return self.device.size, BLOCK
+    def blocks(self, setting):
+        return setting.get("num_gpu_blocks_override", WHOLE), BLOCK
 
     def forget(self):
         self.device.clear()

@@ -56,7 +56,7 @@ def of_model(settings: Any, model: dict[str, Any], layers: list[int], count: int
     own = SimpleNamespace(**{**vars(settings), "model": section, "server": None, "weights": plain.facts})
     budget = budget_for(plain.facts, len(prompts), tokens, tokens)
     with ExitStack() as stack:
-        server = stack.enter_context(server_for(own, tokens, budget, decode_rows=len(prompts)))
+        server = stack.enter_context(server_for(own, tokens, budget, decode_rows=len(prompts), held=len(prompts)))
         client = stack.enter_context(djinn.connect(server.endpoint))
         alone, compared = [], []
         for prompt, out in zip(prompts, uninterrupted(client, prompts, wanted.new_tokens), strict=True):

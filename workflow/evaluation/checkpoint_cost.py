@@ -30,7 +30,7 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
     room = budget_for(settings.weights, 2, length, length) + (Copying.SESSIONS + 1) * checkpointed
     prompts = load_prompts(settings.model, Copying.SESSIONS + 2, length)
     with ExitStack() as stack:
-        server = stack.enter_context(server_for(settings, length, room))
+        server = stack.enter_context(server_for(settings, length, room, held=Copying.SESSIONS + 2))
         client = stack.enter_context(djinn.connect(server.endpoint))
         progress(f"checkpoint cost: {pairs} prefills with {shape.layers} checkpoints and without, in turn")
         taken = taking(client, prompts[0], shape.layers, WARM_UP + pairs)

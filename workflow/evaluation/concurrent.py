@@ -25,7 +25,10 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
     new_tokens = settings.oversubscription.new_tokens
     prompts = load_prompts(settings.model, clients, length)
     budget = budget_for(settings.weights, clients, length + new_tokens, length + new_tokens)
-    with server_for(settings, length + new_tokens, budget) as server, djinn.connect(server.endpoint) as client:
+    with (
+        server_for(settings, length + new_tokens, budget, held=clients) as server,
+        djinn.connect(server.endpoint) as client,
+    ):
         layers = spread(client.server.depth, clients)
         progress(f"concurrent: {clients} clients, each paused in its prefill, at layers {', '.join(map(str, layers))}")
         barrier = threading.Barrier(clients)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +16,8 @@ from evaluation.prompts import load_prompts
 
 Progress = Callable[[str], None]
 SEVERAL = 8  # prompts for the questions about one session; some take six at once, and a swap makes room for each
+# Behind `stop` an engine may answer nobody, and `park` takes one of its own: they come last.
+IN_TURN = ("edit", "exact", "stop", "park")
 
 
 class PeerMissing(RuntimeError):
@@ -54,7 +55,7 @@ class Alone:
     """The system in one process after the other. The next ones import their modules, seconds each, while the one before them
     loads, and nobody is asked before they have: no import runs beside a measurement, and none is waited for between two.
 
-    Until it is begun a process holds nothing of the device, and some hundred MB of memory; it ends with the block.
+    Until it is begun a process holds nothing of the device, and some hundred MB of memory; all end with the block.
     """
 
     def __init__(self, system: str, job: Job, peers: Any, python: str, progress: Progress) -> None:
@@ -63,11 +64,14 @@ class Alone:
         self.tuning: list[dict[str, Any]] = []
         self.choice = 0  # the shipped setting
         self.idle: list[Asked] = []  # the next to begin, in turn
+        self.loaded: Asked | None = None
+        self.standing: int | None = None  # its setting
 
     def __enter__(self) -> Alone:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._unload()
         for one in self.idle:
             one.close()
 
@@ -76,17 +80,32 @@ class Alone:
         while len(self.idle) < processes:
             self.idle.append(Asked(MODULES[self.system], None, self.python))
 
-    @contextmanager
-    def loaded(self, choice: int, prompts: int, behind: int = 1) -> Iterator[Asked]:
-        """prompts: how many of the job's it is given, where it needs no more: some make memory ready for each before they work.
-        behind: how many processes are started to follow it, where there are fewer.
+    def load(self, choice: int, prompts: int, behind: int = 1) -> Asked:
+        """The next process, with that setting; the one before it has ended by then, for the device holds one.
+
+        prompts: how many of the job's it is given, where it needs no more: some make memory ready for each before they work.
+        behind: how many processes are started to follow it, where there are fewer. Raises Unable.
         """
+        self._unload()
         self.start(1 + behind)
-        with self.idle.pop(0) as asked:
-            asked.begin(replace(self.job, prompts=self.job.prompts[:prompts]), choice)
-            for one in self.idle:
-                one.hear()
-            yield asked
+        self.loaded = self.idle.pop(0)
+        self.loaded.begin(replace(self.job, prompts=self.job.prompts[:prompts]), choice)
+        self.standing = choice
+        for one in self.idle:
+            one.hear()
+        return self.loaded
+
+    def _unload(self) -> None:
+        if self.loaded is not None:
+            self.loaded.close()
+        self.loaded = self.standing = None
+
+    def several(self, choice: int) -> Asked:
+        """The process with that setting and some prompts: the one that stands where it is that. An engine that compiles takes
+        half a minute to start once more."""
+        if self.standing == choice:
+            return self.loaded
+        return self.load(choice, max(SEVERAL, self.peers.tune_sessions))
 
     def tune(self) -> None:
         """Each setting does the workload of some sessions twice; the second time counts. None is begun behind tune_seconds.
@@ -109,9 +128,9 @@ class Alone:
                 continue
             self.progress(f"{self.system}: setting {choice + 1} of {len(tuned)}: {setting}")
             try:
-                with self.loaded(choice, self.peers.tune_sessions) as started:
-                    for _ in range(2):
-                        row["seconds"] = started.ask("workload", sessions=self.peers.tune_sessions)["seconds"]
+                asked = self.several(choice)
+                for _ in range(2):
+                    row["seconds"] = asked.ask("workload", sessions=self.peers.tune_sessions)["seconds"]
             except Unable as reason:
                 row["unable"] = str(reason)
         able = [choice for choice, row in enumerate(self.tuning) if row["unable"] is None]
@@ -125,22 +144,22 @@ class Alone:
         with tempfile.TemporaryDirectory(prefix="djinn-survive-") as folder:
             # The process that `survive` goes on in imports beside this one's load. It is as new to the session as one that is
             # started behind the kill: all that it has read by then is its module.
-            with self.loaded(self.choice, SEVERAL) as asked:
-                found["versions"] = asked.ask("versions")
-                for question in ("continued", "edited"):
-                    self.progress(f"{self.system}: {question}")
-                    found[question] = self._or_why_not(asked, question, **counts)
-                probes = {probe: self._probe(asked, probe) for probe in PROBES if probe != "survive"}
-                asked.ask("leave", folder=folder)
-                asked.kill()
-            with self.loaded(self.choice, prompts=1, behind=0) as again:
-                probes["survive"] = self._probe(again, "survive", folder=folder)
+            asked = self.several(self.choice)
+            found["versions"] = asked.ask("versions")
+            for question in ("continued", "edited"):
+                self.progress(f"{self.system}: {question}")
+                found[question] = self._or_why_not(asked, question, **counts)
+            probes = {probe: self._probe(asked, probe) for probe in IN_TURN}
+            asked.ask("leave", folder=folder)
+            asked.kill()
+            again = self.load(self.choice, prompts=1, behind=0)
+            probes["survive"] = self._probe(again, "survive", folder=folder)
         return {
             **found,
             "settings_offered": len(asked.tuned),
             "tuning": self.tuning,
             "setting": asked.tuned[self.choice],
-            "capabilities": probes,
+            "capabilities": {probe: probes[probe] for probe in PROBES},
         }
 
     def _or_why_not(self, asked: Asked, question: str, **more: Any) -> dict[str, Any]:

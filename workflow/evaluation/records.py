@@ -45,11 +45,13 @@ def write_raw(
     *,
     stopwatch: Stopwatch,
     campaign: dict[str, Any],
+    device: dict[str, Any],
     weights: dict[str, Any],
     settings: dict[str, Any],
     config_digest: str,
 ) -> None:
-    """Write `result` in its envelope. campaign, weights: what the two rules before wrote; settings: what the rule used."""
+    """Write `result` in its envelope. campaign, weights: what the two rules before wrote; device: `device_facts`; settings:
+    what the rule used."""
     commit, dirty = commit_of(ROOT)
     write_json(
         out,
@@ -63,7 +65,7 @@ def write_raw(
             "commit": commit,
             "dirty": dirty,
             "config_digest": config_digest,
-            "device": device_facts(settings["device"]),
+            "device": device,
             "versions": versions(),
             "weights": weights,
             "settings": settings,

@@ -10,7 +10,7 @@ from typing import Any
 
 import djinn
 from djinn.server.plan import workspace_bytes
-from djinn.sizes import UNIT_TOKENS, KVShape
+from djinn.sizes import UNIT_TOKENS, KVShape, parse_bytes
 
 MARGIN_TOKENS = 64  # a server is told of prompts, new tokens and this
 GROWTH_S = 120.0  # a host pool that has not grown for so long grows no more: its pages are taken before any are counted
@@ -33,18 +33,26 @@ class Running:
 
 @contextmanager
 def server_for(
-    settings: Any, max_tokens: int, device_budget: int, decode_rows: int | None = None, wait_for_pool: bool = True
+    settings: Any,
+    max_tokens: int,
+    device_budget: int,
+    decode_rows: int | None = None,
+    wait_for_pool: bool = True,
+    held: int | None = None,
 ) -> Iterator[Running]:
     """A server for `settings`: bytes of `device_budget`, sessions of up to `max_tokens`. It ends with the block.
 
-    decode_rows: as of `djinn.serve`, of a server of our own. wait_for_pool: until all of such a server's host pool is
-    ready, since pinning it holds a driver's lock that every copy wants too; how long it takes the rule `provision` tells.
+    Of a server of our own, decode_rows: as of `djinn.serve`. held: sessions alive at once, where they are few: its host pool
+    is for so many (at most budget.host), since pinning 90 GB and giving them back takes seconds. wait_for_pool: until all of
+    it is ready, since pinning holds a driver's lock that every copy wants too; how long it takes the rule `provision` tells.
     """
     if settings.server:
         check_model(settings)
         yield Running(settings.server, None, None)
         return
-    model = settings.model
+    model, host = settings.model, parse_bytes(settings.budget.host)
+    if held is not None:
+        host = min(host, host_for(settings.weights, held, max_tokens + MARGIN_TOKENS))
     server = djinn.serve(
         model.name,
         weights=model.source,
@@ -56,7 +64,7 @@ def server_for(
         device=settings.device,
         threads=settings.threads,
         device_budget=device_budget,
-        host_budget=settings.budget.host,
+        host_budget=host,
         max_tokens=max_tokens + MARGIN_TOKENS,
         decode_rows=decode_rows,
     )
@@ -101,6 +109,12 @@ def check_model(settings: Any) -> None:
 def shape_of(facts: dict[str, Any]) -> KVShape:
     """What a session of this model takes, from the facts of `load_model` or of a server's welcome."""
     return KVShape(facts["layers"], facts["kv_heads"], facts["head_dim"], facts["hidden_size"], facts["dtype"])
+
+
+def host_for(facts: dict[str, Any], sessions: int, tokens: int) -> int:
+    """Bytes of a host pool for `sessions` of `tokens`, each with a checkpoint of every layer, and one more."""
+    shape = shape_of(facts)
+    return (sessions + 1) * (shape.kv_bytes(tokens) + shape.layers * shape.hidden_bytes(tokens))
 
 
 def budget_for(facts: dict[str, Any], sessions: int, tokens: int, max_tokens: int) -> int:

@@ -7,13 +7,16 @@ Every prompt is run once with a checkpoint at the steering layer and resumed fro
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-
-import numpy as np
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import djinn
 from evaluation.prompts import load_prompts
 from evaluation.servers import budget_for, server_for
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
 
 PROMPTS = 3  # of resume.prompt_tokens each; all-position logits of each cross the wire once a factor
 SWEEP = (0.0, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)
@@ -22,33 +25,31 @@ Progress = Callable[[str], None]
 
 
 def measure(settings: Any, progress: Progress) -> dict[str, Any]:
-    import torch
-
-    from djinn.model.load import load_model
-
-    wanted, model = settings.activation_steering, settings.model
+    wanted = settings.activation_steering
     if not wanted.enabled:
         progress("steering: off (activation_steering.enabled is false)")
         return {"enabled": False}
-    torch.set_num_threads(settings.threads)
     length, layer = settings.resume.prompt_tokens, wanted.steering_layer
-    prompts = load_prompts(model, PROMPTS, length)
+    prompts = load_prompts(settings.model, PROMPTS, length)
     factors = sorted({*SWEEP, wanted.modification_factor})
-    hooked = Hooked(load_model(**vars(model), device=settings.device).model, layer)
     rows: dict[float, list[dict[str, float]]] = {factor: [] for factor in factors}
-    with (
-        server_for(settings, length, budget_for(settings.weights, 2, length, length)) as server,
-        djinn.connect(server.endpoint) as client,
-    ):
-        for number, prompt in enumerate(prompts, 1):
-            session = client.open()
-            checkpoints, plain = session.prefill(prompt, checkpoint_at=[layer], logits="all")
-            for factor in factors:
-                steered = session.resume(checkpoints[layer], edit=djinn.Scale(factor), logits="all").logits
-                rows[factor].append(difference(plain.logits, steered, hooked.logits(prompt, factor), settings.device))
-            session.close()
-            progress(f"steering: prompt {number} of {len(prompts)}, {len(factors)} factors at layer {layer}")
-        times = in_turn(client, prompts[0], layer, wanted.modification_factor, settings.resume.samples)
+    with ThreadPoolExecutor(1, "hooked") as beside:
+        loading = beside.submit(Hooked, settings, layer)  # while the server starts
+        with (
+            server_for(settings, length, budget_for(settings.weights, 2, length, length), held=2) as server,
+            djinn.connect(server.endpoint) as client,
+        ):
+            hooked = loading.result()
+            for number, prompt in enumerate(prompts, 1):
+                session = client.open()
+                checkpoints, out = session.prefill(prompt, checkpoint_at=[layer], logits="all")
+                plain = hooked.beside(out.logits)
+                for factor in factors:
+                    out = session.resume(checkpoints[layer], edit=djinn.Scale(factor), logits="all")
+                    rows[factor].append(difference(plain, hooked.beside(out.logits), hooked.logits(prompt, factor)))
+                session.close()
+                progress(f"steering: prompt {number} of {len(prompts)}, {len(factors)} factors at layer {layer}")
+            times = in_turn(client, prompts[0], layer, wanted.modification_factor, settings.resume.samples)
     return {
         "enabled": True,
         "layer": layer,
@@ -60,16 +61,13 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
     }
 
 
-def difference(plain: np.ndarray, steered: np.ndarray, hooked: np.ndarray, device: str = "cpu") -> dict[str, float]:
-    """What one edit changed in one prompt; logits float32 `(positions, vocabulary)`, compared on `device`.
+def difference(p: torch.Tensor, q: torch.Tensor, h: torch.Tensor) -> dict[str, float]:
+    """What one edit changed in one prompt; p plain, q steered, h by the hook: logits float32 `(positions, vocabulary)`.
 
     changed_argmax, changed_logits: shares of positions, and of all logits, that differ. relative_l2: ‖steered − plain‖ /
     ‖plain‖, mean over positions. kl: KL(plain ‖ steered), nats, mean. hook_max_abs: max |Δlogit| to the forward hook, and
     hook_top1 the share of positions where both have the same best token.
     """
-    import torch
-
-    p, q, h = (torch.from_numpy(np.array(each)).to(device) for each in (plain, steered, hooked))
     log_p, log_q = p.log_softmax(-1), q.log_softmax(-1)
     return {
         "changed_argmax": float((p.argmax(-1) != q.argmax(-1)).float().mean()),
@@ -97,17 +95,27 @@ def in_turn(client: djinn.Client, prompt: list[int], layer: int, factor: float, 
 class Hooked:
     """The same edit by the plain means: a forward hook on the layer of a transformers model."""
 
-    def __init__(self, model: Any, layer: int) -> None:
+    def __init__(self, settings: Any, layer: int) -> None:
+        import torch
+
         from djinn.model.layers import find_layers
+        from djinn.model.load import load_model
 
-        self.model, self.factor = model, 1.0
-        find_layers(model)[layer - 1].register_forward_hook(lambda module, inputs, output: output * self.factor)
+        torch.set_num_threads(settings.threads)
+        self.model, self.factor = load_model(**vars(settings.model), device=settings.device).model, 1.0
+        find_layers(self.model)[layer - 1].register_forward_hook(lambda module, inputs, output: output * self.factor)
 
-    def logits(self, prompt: list[int], factor: float) -> np.ndarray:
-        """float32 `(positions, vocabulary)`."""
+    def logits(self, prompt: list[int], factor: float) -> torch.Tensor:
+        """float32 `(positions, vocabulary)`, on the model's device."""
         import torch
 
         self.factor = factor
         with torch.inference_mode():
             ids = torch.tensor([prompt], device=self.model.device)
-            return self.model(ids, use_cache=True).logits[0].float().cpu().numpy()
+            return self.model(ids, use_cache=True).logits[0].float()
+
+    def beside(self, logits: np.ndarray) -> torch.Tensor:
+        """The same numbers on the model's device."""
+        import torch
+
+        return torch.tensor(logits, device=self.model.device)

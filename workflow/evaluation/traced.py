@@ -26,7 +26,7 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
     factor = settings.activation_steering.modification_factor
     prompt = load_prompts(settings.model, 1, length)[0]
     with (
-        server_for(settings, length, budget_for(settings.weights, 2, length, length)) as server,
+        server_for(settings, length, budget_for(settings.weights, 2, length, length), held=2) as server,
         djinn.connect(server.endpoint) as watcher,
         WireTap(server.endpoint) as tap,
         djinn.connect(tap.endpoint) as client,

@@ -36,7 +36,8 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
     own = SimpleNamespace(**{**vars(settings), "server": None})
     runs = {}
     for name, fit in (("roomy", SESSIONS), ("tight", FIT)):
-        with server_for(own, longest, budget_for(settings.weights, fit, longest, longest)) as server:
+        budget = budget_for(settings.weights, fit, longest, longest)
+        with server_for(own, longest, budget, held=SESSIONS) as server:
             output = run_script(server.endpoint, prompts, new_tokens)
             with djinn.connect(server.endpoint) as client:
                 lives = client.stats()["bytes"]

@@ -6,12 +6,13 @@ die_with_parent()
 
 import argparse
 import json
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 from evaluation.console import log_to
-from evaluation.records import Stopwatch, write_raw
+from evaluation.records import Stopwatch, device_facts, write_raw
 from evaluation.settings import digest, of_this_run, read_part
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -39,12 +40,18 @@ match kind:
     case _:
         measure = import_module(f"evaluation.{args.measurement}").measure
 stopwatch = Stopwatch()
+with ThreadPoolExecutor(1, "facts") as beside:
+    facts = beside.submit(
+        device_facts, settings.device
+    )  # imports torch: while a server starts, not behind the measurement
+    result = measure(settings, progress)
 write_raw(
     args.out,
     args.measurement,
-    measure(settings, progress),
+    result,
     stopwatch=stopwatch,
     campaign=json.loads(args.campaign.read_text()),
+    device=facts.result(),
     weights=settings.weights,
     settings=json.loads(args.settings),
     config_digest=digest(whole),

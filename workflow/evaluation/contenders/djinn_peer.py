@@ -35,7 +35,9 @@ class DjinnPeer(Contender):
         return self._client
 
     def _start(self, state_dir: Path | None = None) -> None:
+        """Its host pool is for the sessions of the job and half as much again: a few are asked one question, 50 have a workload."""
         job, model = self.job, self.job.model
+        longest = max(map(len, job.prompts)) + job.new_tokens + 64
         self.server = djinn.serve(
             model["name"],
             weights=model["source"],
@@ -43,9 +45,9 @@ class DjinnPeer(Contender):
             device=job.device,
             threads=job.threads,
             device_budget=job.given_out,
-            host_budget=job.host_budget,
+            host_budget=min(job.host_budget, 3 * len(job.prompts) * longest * job.kv_bytes_per_token // 2),
             state_dir=None if state_dir is None else str(state_dir),
-            max_tokens=max(map(len, job.prompts)) + job.new_tokens + 64,
+            max_tokens=longest,
             prefill_tokens=2 * max(map(len, job.prompts)),
         )
         self._client = djinn.connect(self.server.endpoint, token=TOKEN)

@@ -34,6 +34,7 @@ class Engine:
         self.job = job
         self._llm: LLM | None = None
         self._setting: dict[str, Any] | None = None
+        self._blocks: dict[str, tuple[int, int]] = {}  # by setting
         self.cuda = job.device.startswith("cuda")
         self.longest = max(map(len, job.prompts)) + job.new_tokens + 8  # tokens of a session
         if not self.cuda:
@@ -50,6 +51,8 @@ class Engine:
             finally:
                 if self._llm is None:
                     self._clean()
+            cache = self._llm.llm_engine.vllm_config.cache_config
+            self._blocks[repr(setting)] = (cache.num_gpu_blocks, cache.block_size)
 
     def stop(self) -> None:
         if self._llm is not None:
@@ -91,10 +94,11 @@ class Engine:
                 raise
             raise Unable(said(error)) from error
 
-    def blocks(self) -> tuple[int, int]:
-        """Blocks of its cache on the device, and tokens of a block."""
-        cache = self._llm.llm_engine.vllm_config.cache_config
-        return cache.num_gpu_blocks, cache.block_size
+    def blocks(self, setting: dict[str, Any]) -> tuple[int, int]:
+        """Blocks of its cache on the device with that setting, and tokens of a block. It is started if it never was."""
+        if repr(setting) not in self._blocks:
+            self.use(setting)
+        return self._blocks[repr(setting)]
 
     def run(self, prompts: list[list[int]], new: int, logits: bool = False) -> list[Any]:
         """`new` greedy tokens for each prompt, as vLLM's RequestOutputs; logits: with those of the whole vocabulary."""

@@ -158,19 +158,20 @@ class VLLM(Contender):
         """More sessions than the device is given blocks for, each left and gone on with; with its offload to the host where
         that runs, in a pool that fits them."""
         job, refused, tokens = self.job, None, len(self.job.prompts[0]) + 1
-        self.engine.use(EAGER)
-        whole, block_size = self.engine.blocks()
+        whole, block_size = self.engine.blocks(EAGER)
         few = a_few(whole, block_size, self.engine.longest)
         many = more_than_fit(few, block_size, tokens)
         pool = pool_for(job, many, block_size, tokens)
-        given = EAGER | {"num_gpu_blocks_override": few}
+        given = EAGER | {"num_gpu_blocks_override": few, "kv_offloading_size": pool / 2**30}
         try:
-            self.engine.use(given | {"kv_offloading_size": pool / 2**30})
+            self.engine.use(given)
             how = f"with {pool / 1e9:.2g} GB of its offload"
         except Unable as reason:
+            del given["kv_offloading_size"]
             self.engine.use(given)
             how, refused = "without its offload", str(reason)
-        assert many * max(1, (tokens - 1) // block_size) > self.engine.blocks()[0], "they fit: this probe shows nothing"
+        has, _ = self.engine.blocks(given)
+        assert many * max(1, (tokens - 1) // block_size) > has, "they fit: this probe shows nothing"
         self.engine.forget()
         begun = [self._variant(number) for number in range(many)]
         left = [[*prompt, *new_tokens(done)] for prompt, done in zip(begun, self.engine.run(begun, 1), strict=True)]
