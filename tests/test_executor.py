@@ -96,8 +96,9 @@ def test_a_resume_depends_on_ids_past_and_hidden_alone():
     whole = [executor.run(whole_cache, IDS, 0).logits, executor.run(whole_cache, token, 40).logits]
     for ids, past, expected in ((IDS, 0, whole[0]), (token, 40, whole[1])):
         stopped = executor.run(cache, ids, past, stop=3)
+        cache.position.past = 7
         for number, layer in enumerate(cache.layers):
-            layer.length, layer.past = 1000 + number, 7
+            layer.length = 1000 + number
         assert torch.equal(executor.run(cache, ids, past, start=3, hidden=stopped.hidden).logits, expected)
 
 

@@ -142,6 +142,25 @@ def test_nobody_is_told_before_the_device_got_there(engine, side):
     assert not done.get().logits.isnan().any()
 
 
+def test_who_is_told_finds_all_his_passes_in_the_timeline(engine):
+    """They are written there behind the next launch, where there is one."""
+    others = [submit(engine, engine.open(), ids=prompt, max_new_tokens=40) for prompt in prompts()[:2]]
+    session = engine.open()
+    assert submit(engine, session, ids=prompts()[5], break_at=3).get()
+    done = submit(engine, session, resume_from=session.pause, max_new_tokens=5)
+    done.get()
+
+    def passes():
+        return [(name, about) for track, name, _, _, about in engine.scheduler.timeline.spans() if track == "compute"]
+
+    spans = [about["layers"] for name, about in passes() if session.key[:8] in name]
+    assert spans == ["0..3", "3..8"]
+    for other in others:
+        other.get()
+    rows = sum(about["rows"] for name, about in passes() if name.startswith("decode"))
+    assert rows == 2 * 39 + 4, "every token but the first, which its prompt's pass gave"
+
+
 def test_slices_of_a_long_pass_do_not_overtake_single_tokens(engine, side, monkeypatch):
     monkeypatch.setattr(engine.scheduler, "slice", 800)
     monkeypatch.setattr(engine.scheduler, "together", 800)

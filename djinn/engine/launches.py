@@ -6,27 +6,32 @@ host that computes itself is done with a pass when it has been given, and nothin
 
 from __future__ import annotations
 
+import logging
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from djinn.engine.side import Moment, Side
+from djinn.engine.steps import Ran
 from djinn.engine.task import Task
-from djinn.model.executor import Finished, Stopped
+from djinn.model.executor import Stopped
 from djinn.timeline import Timeline
 
+log = logging.getLogger(__name__)
 AHEAD = 1  # results that may be under way when the next round begins
 
 
 @dataclass
 class Launch:
-    """One pass of the tasks, and what came of it for each. Logits, and who is `likeliest`, are brought to the host by `end`."""
+    """One pass of the tasks, and what came of it: where each stopped, or what `Side.bring` gave, which is there by `end`."""
 
     tasks: list[Task]
-    found: list[Stopped] | list[Finished]
-    likeliest: torch.Tensor | None  # (tasks,) where the pass ran to its end
+    found: list[Stopped]
+    brought: tuple[torch.Tensor, torch.Tensor] | None
     cut: bool  # left between two layers for the sake of others: there is no result yet
     begin: Moment
     end: Moment
@@ -38,12 +43,14 @@ class Launches:
     def __init__(self, side: Side, timeline: Timeline) -> None:
         self.side, self.timeline = side, timeline
         self._queued: deque[Launch] = deque()
+        self._untold: list[Launch] = []  # to the timeline
 
     def add(self, launch: Launch) -> None:
         if not launch.cut:
             for task in launch.tasks:
                 task.launched = True
         self._queued.append(launch)
+        self._tell()
 
     def settle(self, idle: bool) -> None:
         """Hand out what has been reached. `idle`: nothing could be queued, so the oldest is waited for; else until AHEAD
@@ -57,20 +64,37 @@ class Launches:
         return sum(not launch.cut for launch in self._queued)
 
     def _hand_out(self, launch: Launch) -> None:
+        """While this goes on the device stands still, where everybody decodes: what can wait until more is queued, does."""
         try:
             launch.end.wait()
-            found = launch.found
-            if launch.likeliest is not None:
-                ended = zip(found, launch.likeliest.tolist(), strict=True)
-                found = [Finished(self.side.fetch(one.logits), token) for one, token in ended]
-            about = {"rows": len(launch.tasks), **launch.about}
-            self.timeline.add("compute", launch.name, launch.begin.ns(), launch.end.ns(), **about)
+            found: Sequence[Stopped | Ran] = self._ran(*launch.brought) if launch.brought else launch.found
         except Exception as error:  # noqa: BLE001  of the device; reported by the engine, to those whose passes it ran
             for task in launch.tasks:
                 task.error = error
             return
+        self._untold.append(launch)
         if launch.cut:
             return
         for task, one in zip(launch.tasks, found, strict=True):
             task.launched = False
             task.advance(one)
+        if any(task.over for task in launch.tasks):  # its client may look at the timeline
+            self._tell()
+
+    def _ran(self, logits: torch.Tensor, likeliest: torch.Tensor) -> list[Ran]:
+        """All rows at once: a view of one row costs as much as of all."""
+        logits = self.side.fetch(logits)
+        last, tokens = logits[:, -1], likeliest.numpy()
+        largest = last.numpy()[np.arange(len(tokens)), tokens].tolist()
+        return [Ran(*row) for row in zip(logits.unbind(), last.unbind(), tokens.tolist(), largest, strict=True)]
+
+    def _tell(self) -> None:
+        """The timeline, of what was handed out: the device's clock is asked twice for each."""
+        for launch in self._untold:
+            try:
+                begin, end = launch.begin.ns(), launch.end.ns()
+            except RuntimeError:  # the device failed: the next pass finds that too, and its tasks are told
+                log.exception("a pass is missing in the timeline")
+                continue
+            self.timeline.add("compute", launch.name, begin, end, rows=len(launch.tasks), **launch.about)
+        self._untold.clear()

@@ -18,12 +18,12 @@ from djinn.engine.edit import edited
 from djinn.engine.sampler import Sampler
 from djinn.engine.session import Checkpoint, Outcome, Paused, Session, Work
 from djinn.engine.side import Moment, Side
-from djinn.engine.steps import Pass, Step
+from djinn.engine.steps import Pass, Ran, Step
 from djinn.errors import Draining, IllegalMove
-from djinn.model.executor import Finished, Stopped
+from djinn.model.executor import Stopped
 from djinn.paging.pager import Pager
 
-Steps = Generator[Step, Stopped | Finished, Paused | Outcome]
+Steps = Generator[Step, Stopped | Ran, Paused | Outcome]
 WRITE_THROUGH = 32  # tokens of a pass from which on its layers are copied out behind it; fewer wait for an eviction
 
 
@@ -125,9 +125,7 @@ class _Run:
             for name in above:  # the layers between are about to be written anew: their KV is no longer theirs
                 del session.checkpoints[name]
 
-    def _forward(
-        self, one: Pass, stop: bool, tapped: bool = False
-    ) -> Generator[Step, Stopped | Finished, Stopped | None]:
+    def _forward(self, one: Pass, stop: bool, tapped: bool = False) -> Generator[Step, Stopped | Ran, Stopped | None]:
         """One pass; None when it ran to the end, and then the session holds its tokens and logits."""
         work, session = self.work, self.session
         if work.cancelled:
@@ -143,14 +141,16 @@ class _Run:
         )
         if isinstance(result, Stopped):
             return result
-        session.last_logits, session.likeliest = self._last(result), result.likeliest
+        session.last_logits, session.best = result.last, (result.likeliest, result.largest)
+        if work.logits == "all":
+            self.all_logits.append(result.logits.clone())
         session.ids[one.past :] = one.ids
         self.stamps.setdefault("logits", time.monotonic_ns())
         session.length, session.pause, session.unfed = one.past + len(one.ids), None, []
         return None
 
     def _choose(self) -> None:
-        token = self.session.sampler.choose(self.session.last_logits, self.session.likeliest)
+        token = self.session.sampler.choose(self.session.last_logits, self.session.best)
         self.tokens.append(token)
         self.session.unfed = [token]
         if self.work.on_token:
@@ -194,9 +194,3 @@ class _Run:
         self.runner.pager.set_live(self.residence, {name: nbytes})
         if self.runner.write_through and rows >= WRITE_THROUGH:
             self.runner.pager.written(self.residence, name, nbytes)
-
-    def _last(self, result: Finished) -> torch.Tensor:
-        """The last position's logits; all of them are kept aside when asked for."""
-        if self.work.logits == "all":
-            self.all_logits.append(result.logits[0].clone())
-        return result.logits[0, -1]

@@ -43,14 +43,16 @@ class Sampler:
         """A sampler that will choose what this one will, and leaves it as it is."""
         return Sampler(self.sampling, self.stream and self.stream.clone_state())
 
-    def choose(self, logits: torch.Tensor, likeliest: int | None = None) -> int:
+    def choose(self, logits: torch.Tensor, best: tuple[int, float] | None = None) -> int:
         """The next token from float32 logits `(vocabulary,)`. Raises NotFinite where they hold NaN or +infinity.
 
-        likeliest: the first of the largest, or a NaN, where that is known.
+        best: the first of the largest, or a NaN, and its logit, where that is known.
         """
-        if likeliest is None:
-            likeliest = int(logits.numpy().argmax())
-        if not math.isfinite(logits[likeliest]):
+        if best is None:
+            first = int(logits.numpy().argmax())
+            best = first, float(logits[first])
+        likeliest, largest = best
+        if not math.isfinite(largest):
             raise NotFinite(
                 "the model's numbers overflowed, so no token can be chosen: rewind to a checkpoint and edit less, or close()"
             )

@@ -70,8 +70,9 @@ class Scheduler:
         """
         queued = False
         if self.spent >= self.together or not self._first_of_the_others():
+            here = self._tokens_here()
             for whole in (False, True):
-                together = self._sharing(whole)
+                together = self._sharing(here, whole)
                 if together and self.rows:
                     self._run_rows(together)
                 elif together:
@@ -99,12 +100,12 @@ class Scheduler:
     def _tokens_under_way(self) -> bool:
         return any(task.launched and task.step.span for task in self.tasks)
 
-    def _sharing(self, whole: bool) -> list[Task]:
+    def _sharing(self, here: list[Task], whole: bool) -> list[Task]:
         """Whose tokens run in one pass now: through all layers, or through the layers that the first of the others needs.
 
         Nobody's, while such a pass is under way: who missed it would read all weights alone.
         """
-        found = [task for task in self._tokens_here() if (task.step.span == WHOLE) == whole]
+        found = [task for task in here if (task.step.span == WHOLE) == whole]
         if any(task.launched for task in found):
             return []
         found.sort(key=lambda task: (task.served // TURN, task.rank))
@@ -233,12 +234,11 @@ class Scheduler:
         layers: tuple[int, int],
     ) -> None:
         """What follows a pass in the device's queue: states that are kept, logits that go to the host."""
-        likeliest = None
+        brought = None
         if isinstance(found, Finished):
-            brought, likeliest = self.side.bring(found.logits)
-            found = [Finished(row) for row in brought.split(1)]
+            brought, found = self.side.bring(found.logits), []
         elif not cut:
             for task, one in zip(tasks, found, strict=True):
                 task.step.on_stop(one.hidden)
         about = {"layers": "{}..{}".format(*layers)}
-        self._launches.add(Launch(tasks, found, likeliest, cut, begin, self.side.moment(), name, about))
+        self._launches.add(Launch(tasks, found, brought, cut, begin, self.side.moment(), name, about))

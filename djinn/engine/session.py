@@ -40,7 +40,7 @@ class Session:
     length: int = 0  # tokens whose KV is in every layer
     unfed: list[int] = field(default_factory=list)  # sampled, not yet given to the model
     last_logits: torch.Tensor | None = None  # (vocabulary,) float32 on the host
-    likeliest: int | None = None  # by them, where their pass said so
+    best: tuple[int, float] | None = None  # the likeliest token by them and its logit, where their pass said so
     pause: Checkpoint | None = None
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
     sampler: Sampler = field(default_factory=Sampler)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
@@ -21,8 +22,10 @@ class Pass:
     hidden: torch.Tensor | None = None  # (1, len(ids), hidden_size), after layer `start`
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Step:
+    """span: (layers done, layer to stop after) of a pass over one token: passes with the same can be run as one."""
+
     cache: SlabCache
     one: Pass
     stop: int | None = None  # leave after this layer
@@ -30,8 +33,16 @@ class Step:
     taps: Mapping[int, Tap] = field(default_factory=dict)
     all_logits: bool = False
     on_first: Callable[[], None] = lambda: None
+    span: tuple[int, int | None] | None = field(init=False)
 
-    @property
-    def span(self) -> tuple[int, int | None] | None:
-        """(layers done, layer to stop after) of a pass over one token: passes with the same can be run as one."""
-        return None if len(self.one.ids) > 1 else (self.one.start, self.stop)
+    def __post_init__(self) -> None:
+        self.span = None if len(self.one.ids) > 1 else (self.one.start, self.stop)
+
+
+class Ran(NamedTuple):
+    """What a pass that ran to its end gave one request, on the host. likeliest: the first of the largest of `last`, or a NaN."""
+
+    logits: torch.Tensor  # (kept positions, vocabulary), float32
+    last: torch.Tensor  # (vocabulary,), of the last position
+    likeliest: int
+    largest: float  # its logit

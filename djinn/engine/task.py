@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from djinn.engine.session import Outcome, Paused, Work
-from djinn.engine.steps import Step
-from djinn.model.executor import Finished, Stopped
+from djinn.engine.steps import Ran, Step
+from djinn.model.executor import Stopped
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Task:
 
     work: Work
     rank: int
-    steps: Generator[Step, Stopped | Finished, Paused | Outcome]
+    steps: Generator[Step, Stopped | Ran, Paused | Outcome]
     step: Step | None = None
     done: int = 0
     hidden: torch.Tensor | None = None
@@ -41,7 +41,7 @@ class Task:
         """Whether its pass, or a slice of it, can be queued now."""
         return not self.over and not self.launched
 
-    def advance(self, outcome: Stopped | Finished | None) -> None:
+    def advance(self, outcome: Stopped | Ran | None) -> None:
         """Hand it what its pass gave; it says what it wants next, or ends."""
         self.served += 1
         try:

@@ -37,7 +37,6 @@ class Stopped:
 @dataclass(frozen=True)
 class Finished:
     logits: torch.Tensor  # (rows, kept positions, vocabulary)
-    likeliest: int | None = None  # of one row, on the host: the first of the largest at its last position, or a NaN
 
 
 class _Stop(BaseException):

@@ -26,13 +26,19 @@ class Gate(Protocol):
     def hold(self) -> None: ...
 
 
+class Position:
+    """Where a session's pass stands; one for all its layers."""
+
+    past = 0  # tokens before the running pass
+
+
 class SlabLayer(CacheLayerMixin):
     is_sliding = False  # a sliding layer keeps every token too; its mask does the sliding
 
-    def __init__(self) -> None:
+    def __init__(self, position: Position) -> None:
         super().__init__()
+        self.position = position
         self.slab: torch.Tensor | None = None
-        self.past = 0  # tokens before the running pass
         self.length = 0  # tokens held now
         self.gate: Gate | None = None  # its older tokens are on their way back to the device
         self.written: Callable[[int], None] | None = None  # told the length, when the pass has written its tokens
@@ -56,6 +62,11 @@ class SlabLayer(CacheLayerMixin):
         room[:, 1] = value_states[0].transpose(0, 1)
         self.wrote(key_states.shape[2])
         return self.slab[:end, 0].transpose(0, 1)[None], self.slab[:end, 1].transpose(0, 1)[None]
+
+    @property
+    def past(self) -> int:
+        """Tokens before the running pass."""
+        return self.position.past
 
     def claim(self, tokens: int) -> torch.Tensor:
         """Where the pass's keys and values go, `(tokens, 2, kv_heads, head_dim)`; those before them are there from now on."""
@@ -87,7 +98,9 @@ class SlabCache(Cache):
     """One session's cache. `bind` gives it its slabs, `unbind` takes them away; lengths stay."""
 
     def __init__(self, layers: int) -> None:
-        super().__init__(layers=[SlabLayer() for _ in range(layers)])
+        self.position = Position()
+        super().__init__(layers=[SlabLayer(self.position) for _ in range(layers)])
+        self._gated = False  # there may be gates
         self._addresses: np.ndarray | None = None
 
     def bind(
@@ -100,25 +113,25 @@ class SlabCache(Cache):
 
         written: called with (layer from 0, tokens) when a pass has written them.
         """
-        self._addresses = None
+        self._addresses, self._gated = None, bool(gates)
         for index, (layer, slab) in enumerate(zip(self.layers, slabs, strict=True)):
             layer.slab, layer.gate = slab, gates.get(index)
             layer.written = partial(written, index) if written else None
 
     def unbind(self) -> None:
-        self._addresses = None
+        self._addresses, self._gated = None, False
         for layer in self.layers:
             layer.slab = layer.gate = layer.written = None
 
     def begin(self, past: int) -> None:
         """A pass over tokens from position `past` starts, or goes on."""
-        for layer in self.layers:
-            layer.past = past
+        self.position.past = past
 
     def wrote_one(self, start: int, stop: int) -> None:
         """The pass has queued what writes one token in the layers start..stop-1. Nobody is told: one is never written through."""
+        length = self.position.past + 1
         for layer in self.layers[start:stop]:
-            layer.length = layer.past + 1
+            layer.length = length
 
     @property
     def addresses(self) -> np.ndarray:
@@ -129,8 +142,9 @@ class SlabCache(Cache):
 
     @property
     def gated(self) -> bool:
-        """Whether some layer's older tokens are on their way."""
-        return any(layer.gate for layer in self.layers)
+        """Whether some layer's older tokens are on their way. Asked before every pass over one token."""
+        self._gated = self._gated and any(layer.gate for layer in self.layers)
+        return self._gated
 
     @property
     def lengths(self) -> list[int]:
