@@ -16,7 +16,7 @@ import djinn
 from evaluation.copying import Copying, busy_share
 from evaluation.parking import put_aside
 from evaluation.prompts import load_prompts
-from evaluation.servers import Running, budget_for, server_for, shape_of
+from evaluation.servers import Running, budget_for, checkpointed_bytes, server_for, shape_of
 
 WARM_UP = 2  # pairs
 NEW_TOKENS = 4  # of a timed decode
@@ -26,8 +26,8 @@ Progress = Callable[[str], None]
 def measure(settings: Any, progress: Progress) -> dict[str, Any]:
     length, pairs = settings.checkpoint_cost.prompt_tokens, settings.checkpoint_cost.pairs
     shape = shape_of(settings.weights)
-    checkpointed = shape.kv_bytes(length) + shape.layers * shape.hidden_bytes(length)
-    room = budget_for(settings.weights, 2, length, length) + (Copying.SESSIONS + 1) * checkpointed
+    moved = checkpointed_bytes(settings.weights, Copying.SESSIONS + 1, length)
+    room = budget_for(settings.weights, 2, length, length) + moved
     prompts = load_prompts(settings.model, Copying.SESSIONS + 2, length)
     with ExitStack() as stack:
         server = stack.enter_context(server_for(settings, length, room, held=Copying.SESSIONS + 2))

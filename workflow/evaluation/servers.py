@@ -52,7 +52,7 @@ def server_for(
         return
     model, host = settings.model, parse_bytes(settings.budget.host)
     if held is not None:
-        host = min(host, host_for(settings.weights, held, max_tokens + MARGIN_TOKENS))
+        host = min(host, checkpointed_bytes(settings.weights, held + 1, max_tokens + MARGIN_TOKENS))
     server = djinn.serve(
         model.name,
         weights=model.source,
@@ -111,10 +111,10 @@ def shape_of(facts: dict[str, Any]) -> KVShape:
     return KVShape(facts["layers"], facts["kv_heads"], facts["head_dim"], facts["hidden_size"], facts["dtype"])
 
 
-def host_for(facts: dict[str, Any], sessions: int, tokens: int) -> int:
-    """Bytes of a host pool for `sessions` of `tokens`, each with a checkpoint of every layer, and one more."""
+def checkpointed_bytes(facts: dict[str, Any], sessions: int, tokens: int) -> int:
+    """What `sessions` of `tokens` take, each with a checkpoint of every layer."""
     shape = shape_of(facts)
-    return (sessions + 1) * (shape.kv_bytes(tokens) + shape.layers * shape.hidden_bytes(tokens))
+    return sessions * (shape.kv_bytes(tokens) + shape.layers * shape.hidden_bytes(tokens))
 
 
 def budget_for(facts: dict[str, Any], sessions: int, tokens: int, max_tokens: int) -> int:

@@ -33,8 +33,8 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
     prompts = load_prompts(settings.model, PROMPTS, length)
     factors = sorted({*SWEEP, wanted.modification_factor})
     rows: dict[float, list[dict[str, float]]] = {factor: [] for factor in factors}
-    with ThreadPoolExecutor(1, "hooked") as beside:
-        loading = beside.submit(Hooked, settings, layer)  # while the server starts
+    with ThreadPoolExecutor(1, "hooked") as pool:
+        loading = pool.submit(Hooked, settings, layer)  # while the server starts
         with (
             server_for(settings, length, budget_for(settings.weights, 2, length, length), held=2) as server,
             djinn.connect(server.endpoint) as client,

@@ -41,9 +41,8 @@ match kind:
         measure = import_module(f"evaluation.{args.measurement}").measure
 stopwatch = Stopwatch()
 with ThreadPoolExecutor(1, "facts") as beside:
-    facts = beside.submit(
-        device_facts, settings.device
-    )  # imports torch: while a server starts, not behind the measurement
+    # It imports torch: while a server starts, not behind the measurement.
+    facts = beside.submit(device_facts, settings.device)
     result = measure(settings, progress)
 write_raw(
     args.out,

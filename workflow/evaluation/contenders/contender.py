@@ -96,10 +96,14 @@ def more_than_fit(blocks: int, block_size: int, tokens: int) -> int:
 
 
 def pool_for(job: Job, sessions: int, block_size: int, tokens: int) -> int:
-    """What such a pool gets where it has to keep that many sessions and no more: half as much again as they need. All of it is
-    pinned before it is used."""
+    """What such a pool gets where it has to keep that many sessions and no more. All of it is pinned before it is used."""
+    return min(half_again(job, sessions, block_size, tokens), offload_bytes(job))
+
+
+def half_again(job: Job, sessions: int, block_size: int, tokens: int) -> int:
+    """Half as many bytes again as so many sessions need in whole blocks."""
     need = sessions * -(-tokens // block_size) * block_size * job.kv_bytes_per_token
-    return min(need + need // 2, offload_bytes(job))
+    return need + need // 2
 
 
 def offload_bytes(job: Job) -> int:

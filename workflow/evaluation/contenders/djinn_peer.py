@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 import djinn
-from evaluation.contenders.contender import FACTOR, Contender, Evidence
+from djinn.sizes import UNIT_TOKENS
+from evaluation.contenders.contender import FACTOR, Contender, Evidence, half_again
 from evaluation.contenders.reference import Plain
 from evaluation.parking import put_aside
 
@@ -45,7 +46,7 @@ class DjinnPeer(Contender):
             device=job.device,
             threads=job.threads,
             device_budget=job.given_out,
-            host_budget=min(job.host_budget, 3 * len(job.prompts) * longest * job.kv_bytes_per_token // 2),
+            host_budget=min(job.host_budget, half_again(job, len(job.prompts), UNIT_TOKENS, longest)),
             state_dir=None if state_dir is None else str(state_dir),
             max_tokens=longest,
             prefill_tokens=2 * max(map(len, job.prompts)),
