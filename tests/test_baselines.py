@@ -162,3 +162,14 @@ def test_a_model_of_another_type_is_refused_with_what_to_do():
     other.model.name = "gpt2-small"
     with pytest.raises(UnsupportedModel, match=r"GPT2LMHeadModel.*snakemake djinn_resume"):
         recompute.measure(other, print)
+
+
+def test_a_process_that_ends_before_it_has_its_job_is_no_limit(monkeypatch):
+    monkeypatch.setitem(eager.ALLOCATORS, "default", {"PYTHONHOME": "/nowhere"})
+    wanted = settings(
+        budget=SimpleNamespace(device="1MB", overhead="0"),
+        oversubscription=SimpleNamespace(prompt_tokens=48),
+        eager=SimpleNamespace(max_sessions=2, allocators=["default"]),
+    )
+    with pytest.raises(eager.BaselineBroken, match="after 0 sessions"):
+        eager.measure(wanted, print)

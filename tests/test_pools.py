@@ -8,18 +8,16 @@ import time
 import pytest
 import torch
 
-from djinn.tiers import pools
 from djinn.tiers.pools import HostMemory, HostPool, Pool
 
 
 def opened(capacity: int, unit: int) -> HostPool:
-    pool = HostPool(HostMemory(capacity, pinned=False), unit)
+    pool = HostPool(HostMemory(capacity, pinned=False, chunk=4096), unit)
     pool.open(threading.Condition())
     return pool
 
 
-def test_no_extent_crosses_a_chunk(monkeypatch):
-    monkeypatch.setattr(pools, "CHUNK", 4096)
+def test_no_extent_crosses_a_chunk():
     pool = opened(5 * 4096 + 1024, 256)
     while pool.growing:
         time.sleep(0.001)
@@ -33,7 +31,6 @@ def test_no_extent_crosses_a_chunk(monkeypatch):
 
 
 def test_what_is_not_ready_is_not_handed_out(monkeypatch):
-    monkeypatch.setattr(pools, "CHUNK", 4096)
     gate = threading.Event()
     monkeypatch.setattr(HostMemory, "_pin", lambda self, chunk: None if gate.wait(30) else "never")
     pool = opened(8192, 256)
@@ -47,7 +44,6 @@ def test_what_is_not_ready_is_not_handed_out(monkeypatch):
 
 
 def test_memory_that_cannot_be_made_ready_makes_the_pool_smaller(monkeypatch):
-    monkeypatch.setattr(pools, "CHUNK", 4096)
     told = iter([None, "CUDA error 2"])
     monkeypatch.setattr(HostMemory, "_pin", lambda self, chunk: next(told))
     pool = opened(3 * 4096, 256)
@@ -55,6 +51,12 @@ def test_memory_that_cannot_be_made_ready_makes_the_pool_smaller(monkeypatch):
         time.sleep(0.001)
     assert pool.capacity == pool.extents.free_bytes == 4096 - 256
     pool.close()
+
+
+def test_whoever_waits_hears_whether_all_of_it_is_ready(monkeypatch):
+    assert HostMemory(10_000, pinned=False, chunk=4096).wait()
+    monkeypatch.setattr(HostMemory, "_pin", lambda self, chunk: "CUDA error 2")
+    assert not HostMemory(10_000, pinned=False, chunk=4096).wait()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -52,13 +52,16 @@ class Pool:
 
 
 class HostMemory:
-    """Host memory made ready chunk by chunk from the moment this is made, beside whatever the caller does next."""
+    """Host memory made ready chunk by chunk from the moment this is made, beside whatever the caller does next.
 
-    def __init__(self, capacity: int, pinned: bool) -> None:
+    chunk: bytes that are pinned as one piece, across whose ends no copy may go.
+    """
+
+    def __init__(self, capacity: int, pinned: bool, chunk: int = CHUNK) -> None:
         self.bytes = torch.empty(capacity, dtype=torch.uint8)
         _ask_for_huge_pages(self.bytes)
         self.pinned = pinned
-        self.chunks = [(start, min(CHUNK, capacity - start)) for start in range(0, capacity, CHUNK)]
+        self.chunks = [(start, min(chunk, capacity - start)) for start in range(0, capacity, chunk)]
         self.changed = threading.Condition()
         self.ready = 0  # chunks
         self.failed = False
@@ -96,6 +99,11 @@ class HostMemory:
         # a host that was slow to pin, resumes took up to 1.6 s where they take 1.5 ms.
         time.sleep(time.monotonic() - began)
         return f"{chunk.nbytes} bytes could not be pinned (CUDA error {code})" if code else None
+
+    def wait(self) -> bool:
+        """Until no more is being made ready; whether all of it is."""
+        self._thread.join()
+        return self.ready == len(self.chunks)
 
     def close(self) -> None:
         """Stop preparing, and unpin. A second close does nothing."""

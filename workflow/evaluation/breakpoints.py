@@ -2,13 +2,15 @@
 
 Two models: the campaign's, at its quarter points and the seed's layer 20, and GPT-2 small at the seed's 3, 6 and 9. The
 same prompts run uninterrupted, interrupted at each layer, and through plain transformers. Always on servers of its own:
-a server elsewhere holds one model in one dtype.
+a server elsewhere holds one model in one dtype. Nothing here is timed, so both models are asked at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,22 +37,28 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
         "campaign": (vars(settings.model) | asked, wanted.layers, wanted.prompts),
         "gpt2": (gpt2 | asked | {"hub_id": GPT2_HUB}, wanted.gpt2_layers, wanted.gpt2_prompts),
     }
+    plain = {which: Plain(model, settings.device) for which, (model, _, _) in models.items()}  # they share torch's seed
+    with ThreadPoolExecutor(len(models), "model") as pool:
+        found = {
+            which: pool.submit(of_model, settings, plain[which], *asked_of, partial(_say, progress, which))
+            for which, asked_of in models.items()
+        }
     return {
         "prompt_tokens": wanted.prompt_tokens,
         "new_tokens": wanted.new_tokens,
-        "models": {
-            which: of_model(
-                settings, model, layers, count, lambda text, which=which: progress(f"breakpoints, {which}: {text}")
-            )
-            for which, (model, layers, count) in models.items()
-        },
+        "models": {which: rows.result() for which, rows in found.items()},
     }
 
 
-def of_model(settings: Any, model: dict[str, Any], layers: list[int], count: int, progress: Progress) -> dict[str, Any]:
+def _say(progress: Progress, which: str, text: str) -> None:
+    progress(f"breakpoints, {which}: {text}")
+
+
+def of_model(
+    settings: Any, plain: Plain, model: dict[str, Any], layers: list[int], count: int, progress: Progress
+) -> dict[str, Any]:
     """One model: `count` uninterrupted sessions against plain transformers, and each layer's against both."""
     wanted, section = settings.breakpoints, SimpleNamespace(**model)
-    plain = Plain(model, settings.device)
     prompts = load_prompts(section, count, wanted.prompt_tokens)
     tokens = wanted.prompt_tokens + wanted.new_tokens
     own = SimpleNamespace(**{**vars(settings), "model": section, "server": None, "weights": plain.facts})

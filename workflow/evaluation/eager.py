@@ -1,8 +1,8 @@
 """PyTorch eager: every session's cache stays on the device, and N is raised to the real out-of-memory error.
 
-Each allocator setting has a process of its own (parking_lot.py). The best one is the headline. A baseline whose best
-setting dies with less than 85 % of its headroom in live KV lost to fragmentation, not to memory: that is unfair, and an
-error here.
+Each allocator setting has a process of its own (parking_lot.py); they import side by side, and get their jobs one after the
+other. The best setting is the headline. A baseline whose best setting dies with less than 85 % of its headroom in live KV
+lost to fragmentation, not to memory: that is unfair, and an error here.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, TextIO
 
 from djinn.sizes import format_bytes, parse_bytes
 from evaluation.lifeline import PARENT
@@ -57,7 +58,9 @@ class UnfairBaseline(RuntimeError):
 
 def measure(settings: Any, progress: Progress) -> dict[str, Any]:
     budget = parse_bytes(settings.budget.device)
-    outcomes = [_run(name, settings, progress) for name in settings.eager.allocators]
+    with ExitStack() as begun:
+        lots = {name: begun.enter_context(_lot(name)) for name in settings.eager.allocators}
+        outcomes = [_run(name, *lot, settings, progress) for name, lot in lots.items()]
     sizes = outcomes[0][0]
     rows = [row for _, row in outcomes]
     best = max(rows, key=lambda row: row["live_over_headroom"])
@@ -80,7 +83,30 @@ def check_fair(best: dict[str, Any], sizes: dict[str, int]) -> None:
         )
 
 
-def _run(name: str, settings: Any, progress: Progress) -> tuple[dict[str, int], dict[str, Any]]:
+@contextmanager
+def _lot(name: str) -> Iterator[tuple[subprocess.Popen, TextIO]]:
+    """The process with that setting, and where its last words go. Until it has a job it holds nothing of the device; it ends with
+    the block."""
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            [sys.executable, "-m", "evaluation.parking_lot"],
+            env={**os.environ, **ALLOCATORS[name], PARENT: str(os.getpid())},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as process,
+    ):
+        try:
+            yield process, errors
+        finally:
+            process.kill()  # nothing, where it has ended
+
+
+def _run(
+    name: str, process: subprocess.Popen, errors: TextIO, settings: Any, progress: Progress
+) -> tuple[dict[str, int], dict[str, Any]]:
     job = {
         "device": settings.device,
         "threads": settings.threads,
@@ -92,27 +118,19 @@ def _run(name: str, settings: Any, progress: Progress) -> tuple[dict[str, int], 
     }
     began = time.monotonic()
     progress(f"eager, {name}: sessions are parked until memory is out")
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "evaluation.parking_lot"],
-            env={**os.environ, **ALLOCATORS[name], PARENT: str(os.getpid())},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
+    with suppress(BrokenPipeError):  # it ended before it had its job: its last words say why
         process.stdin.write(json.dumps(job))
         process.stdin.close()
-        lines = []
-        for line in process.stdout:
-            lines.append(json.loads(line))
-            if lines[-1].get("sessions", 1) % 10 == 0:
-                progress(
-                    f"eager, {name}: {lines[-1]['sessions']} sessions, {format_bytes(lines[-1]['live_kv_bytes'])} of KV"
-                )
-        exit_code = process.wait()
-        errors.seek(0)
-        last_words = " | ".join(errors.read().strip().splitlines()[-2:])
+    lines = []
+    for line in process.stdout:
+        lines.append(json.loads(line))
+        if lines[-1].get("sessions", 1) % 10 == 0:
+            progress(
+                f"eager, {name}: {lines[-1]['sessions']} sessions, {format_bytes(lines[-1]['live_kv_bytes'])} of KV"
+            )
+    exit_code = process.wait()
+    errors.seek(0)
+    last_words = " | ".join(errors.read().strip().splitlines()[-2:])
     return read_outcome(name, lines, last_words, exit_code, time.monotonic() - began, progress)
 
 

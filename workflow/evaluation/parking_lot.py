@@ -22,7 +22,6 @@ BALLAST_BYTES = 16 * 2**20  # given up when memory is out, so that the error can
 
 
 def main() -> None:
-    job = json.loads(sys.stdin.read(), object_hook=lambda keys: SimpleNamespace(**keys))
     import torch
     from transformers import DynamicCache
 
@@ -30,6 +29,9 @@ def main() -> None:
     from evaluation.process_memory import Reader
     from evaluation.prompts import load_prompts
 
+    job = json.loads(
+        sys.stdin.read(), object_hook=lambda keys: SimpleNamespace(**keys)
+    )  # behind the imports: it may come late
     reader = Reader(job.device)
     torch.set_num_threads(job.threads)
     loaded = load_model(**vars(job.model), device=job.device)

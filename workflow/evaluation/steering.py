@@ -6,7 +6,7 @@ Every prompt is run once with a checkpoint at the steering layer and resumed fro
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -44,9 +44,8 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
                 session = client.open()
                 checkpoints, out = session.prefill(prompt, checkpoint_at=[layer], logits="all")
                 plain = hooked.beside(out.logits)
-                for factor in factors:
-                    out = session.resume(checkpoints[layer], edit=djinn.Scale(factor), logits="all")
-                    rows[factor].append(difference(plain, hooked.beside(out.logits), hooked.logits(prompt, factor)))
+                for factor, steered in zip(factors, one_ahead(session, checkpoints[layer], factors), strict=True):
+                    rows[factor].append(difference(plain, hooked.beside(steered), hooked.logits(prompt, factor)))
                 session.close()
                 progress(f"steering: prompt {number} of {len(prompts)}, {len(factors)} factors at layer {layer}")
             times = in_turn(client, prompts[0], layer, wanted.modification_factor, settings.resume.samples)
@@ -59,6 +58,20 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
         "sweep": [{"factor": factor, "by_prompt": found} for factor, found in rows.items()],
         "resume_ms": times,
     }
+
+
+def one_ahead(session: djinn.Session, checkpoint: djinn.Checkpoint, factors: Sequence[float]) -> Iterator[np.ndarray]:
+    """The logits of every position with each factor; those of the next are under way while the caller has one's."""
+
+    def ask(factor: float) -> Any:
+        return session.resume(checkpoint, edit=djinn.Scale(factor), logits="all", wait=False)
+
+    pending = ask(factors[0])
+    for factor in factors[1:]:
+        logits = pending.result().logits
+        pending = ask(factor)
+        yield logits
+    yield pending.result().logits
 
 
 def difference(p: torch.Tensor, q: torch.Tensor, h: torch.Tensor) -> dict[str, float]:

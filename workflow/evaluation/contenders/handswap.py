@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ import torch
 from transformers import Cache
 
 from djinn.sizes import format_bytes
+from djinn.tiers.pools import HostMemory
 from evaluation.contenders.by_hand import Local
 from evaluation.contenders.contender import Evidence, Job, Unable
 from evaluation.contenders.continuing import keep, kept
 from evaluation.continuation import Slot
 
 Tensor = torch.Tensor
+WAITING = 4  # sessions put aside at a time, where one after the other is gone on with
 
 
 class Group:
@@ -65,12 +67,29 @@ class HandSwap(Local):
         self.rooms = [
             torch.zeros(self.shape, dtype=self.model.dtype, device=self.place) for _ in range(min(self.fit, groups))
         ]
-        # pinning is slow and belongs before the work; pageable memory is taken as it comes, which is what people write
         away = groups - len(self.rooms)
-        self.buffers = [self._buffer(self.shape) for _ in range(away + 1)] if self.pinned and away else []
+        self._held = ExitStack()
+        self.buffers = self._held.enter_context(self._host_buffers(away + 1 if away else 0, self.shape))
 
-    def _buffer(self, shape: tuple[int, ...]) -> Tensor:
-        return torch.zeros(shape, dtype=self.model.dtype, pin_memory=self.place.type == "cuda")
+    def close(self) -> None:
+        self._held.close()
+
+    @contextmanager
+    def _host_buffers(self, count: int, shape: tuple[int, ...]) -> Iterator[list[Tensor]]:
+        """Inside, pinned memory, which belongs before the work: taken as Djinn takes its own, as torch's pinned tensors 42 GB
+        took 35 s, and their sizes are rounded up to powers of two. Pageable memory is taken as it comes, which is what people
+        write."""
+        if not (self.pinned and count):
+            yield []
+            return
+        one = math.prod(shape) * self.model.dtype.itemsize
+        memory = HostMemory(count * one, pinned=self.place.type == "cuda", chunk=one)
+        try:
+            if not memory.wait():
+                raise Unable(f"{count} buffers of {format_bytes(one)} could not be pinned")
+            yield [memory.bytes[at : at + size].view(self.model.dtype).view(shape) for at, size in memory.chunks]
+        finally:
+            memory.close()
 
     def workload(self, sessions: int) -> dict[str, Any]:
         prompts = self.job.prompts[:sessions]
@@ -126,14 +145,16 @@ class HandSwap(Local):
             group.away = group.room.to("cpu", copy=True)
 
     def _restore(self, group: Group, room: Tensor) -> None:
-        group.room = room
+        self._bring(group, room)
         if self.pinned:
-            room.copy_(group.away, non_blocking=True)
-            self.wait()
             self.buffers.append(group.away)
-        else:
-            room.copy_(group.away)  # not by way of another tensor there: that is room which the budget has not
         group.away = None
+
+    def _bring(self, group: Group, room: Tensor) -> None:
+        """Not by way of another tensor on the device: that is room which the budget has not."""
+        group.room = room
+        room.copy_(group.away, non_blocking=self.pinned)
+        self.wait()
 
     def _decode(self, group: Group, new: int | None = None) -> list[list[int]]:
         cache = group.cache(group.length, slice(0, len(group.prompts)))
@@ -148,14 +169,14 @@ class HandSwap(Local):
         return group
 
     @contextmanager
-    def _groups_of_one(self) -> Iterator[None]:
-        """Inside, one room and one buffer, each for one session: the room is a piece of a group's."""
+    def _groups_of_one(self, waiting: int = 1) -> Iterator[None]:
+        """Inside, one room and as many buffers as sessions wait, each for one session: the room is a piece of a group's."""
         rooms, buffers = self.rooms, self.buffers
         shape = (*self.shape[:2], 1, *self.shape[3:])
         self.rooms = [rooms[0].view(-1)[: math.prod(shape)].view(shape)]
-        self.buffers = [self._buffer(shape)] if self.pinned else []
         try:
-            yield
+            with self._host_buffers(waiting, shape) as self.buffers:
+                yield
         finally:
             self.rooms, self.buffers = rooms, buffers
 
@@ -165,14 +186,18 @@ class HandSwap(Local):
             yield
 
     def continued(self, warmup: int, samples: int) -> dict[str, list[float]]:
-        """In groups of one, whatever is fastest for many: a session comes back no faster than that."""
+        """In groups of one, whatever is fastest for many: a session comes back no faster than that. Each of those that wait is
+        asked more than once, from the copy that it left on the host."""
         times = []
-        with self._groups_of_one():
+        with self._groups_of_one(WAITING):
+            waiting = []
+            for number in range(WAITING):
+                waiting.append(self._one(number))
+                self._offload(waiting[-1])
             for number in range(warmup + samples):
-                group = self._one(number)
-                self._offload(group)
+                group = waiting[number % WAITING]
                 self.rooms[0].fill_(float("nan"))
-                times.append(self.ms(lambda group=group: (self._restore(group, self.rooms[0]), self._decode(group, 1))))
+                times.append(self.ms(lambda group=group: (self._bring(group, self.rooms[0]), self._decode(group, 1))))
         return {"offloaded": times[warmup:]}
 
     def stop(self) -> Evidence:
