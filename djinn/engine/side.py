@@ -110,7 +110,8 @@ class CudaSide(Side):
 
     def copy(self, still: torch.Tensor) -> torch.Tensor:
         if still.device.type == "cpu":
-            return still.clone()
+            # Into memory that torch keeps pinned: a fresh clone of 21 MB meets 5,000 page faults.
+            return torch.empty_like(still, pin_memory=still.nbytes <= PINNED_BYTES).copy_(still)
         with torch.cuda.stream(self._aside):
             copied = still.to("cpu", non_blocking=still.nbytes <= PINNED_BYTES)
             self._aside.synchronize()

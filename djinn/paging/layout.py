@@ -34,11 +34,11 @@ class Layout:
         return self.arena.view(part.device, self.dtype, 1, rows, self.shape.hidden_size)
 
     def hidden_wherever(self, residence: Residence, name: str, rows: int) -> torch.Tensor:
-        """The same from the device, or from the host pool while it is evicted or on its way back."""
+        """The same from the device, or from the host pool while it is evicted or on its way back (copied, if in pieces)."""
         if residence.body.here:
             return self.hidden(residence, name, rows)
-        part = residence.body.parts[name]
-        whole = torch.cat([self.host.at(extent.start, extent.size) for extent in part.host])
+        pieces = [self.host.at(extent.start, extent.size) for extent in residence.body.parts[name].host]
+        whole = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         return whole[: self.shape.hidden_bytes(rows)].view(self.dtype).view(1, rows, self.shape.hidden_size)
 
     def copies(self, direction: str, moves: Moves) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -32,7 +32,7 @@ rule oversubscription:
         f"{RESULTS}/raw/oversubscription.json",
     log:
         f"{RESULTS}/logs/oversubscription.log",
-    priority: 50
+    priority: 58
     conda:
         "../../envs/measure.yaml"
     threads: workflow.cores

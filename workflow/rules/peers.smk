@@ -12,7 +12,7 @@ rule peer:
         f"{RESULTS}/raw/peer_{{system}}.json",
     log:
         f"{RESULTS}/logs/peer_{{system}}.log",
-    priority: 38
+    priority: 54
     conda:
         "../../envs/measure.yaml"
     threads: workflow.cores
@@ -35,7 +35,7 @@ rule workload:
         f"{RESULTS}/raw/workload.json",
     log:
         f"{RESULTS}/logs/workload.log",
-    priority: 36
+    priority: 52  # nothing of the rest is needed by another, and this takes longest
     conda:
         "../../envs/measure.yaml"
     threads: workflow.cores
