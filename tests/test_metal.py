@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 from benchmarks.metal import table
+from benchmarks.metal.bench import Bench
 from benchmarks.metal.report import Report
+from benchmarks.metal.rivals import job_of
 from benchmarks.metal.row import Row
 from benchmarks.metal.rows import rows
 from benchmarks.metal.samples import Missing, read
@@ -42,6 +44,12 @@ def raw(folder, group, samples, facts=None, setting=PAPER):
 def found(tmp_path, wanted, *folders, variant=""):
     runs = read([tmp_path / folder for folder in folders])[variant]
     return {one.row.id: one for one in table.lines(runs)}.get(wanted)
+
+
+def test_rivals_get_the_budget_that_the_server_gets():
+    job = job_of(Bench(TINY), 2, TINY.session_tokens, {"batch": 1})
+    assert job.device_budget == job.given_out == TINY.budget and len(job.prompts) == 2
+    assert 0 < job.kv_room < TINY.budget
 
 
 def test_every_row_has_its_own_id():

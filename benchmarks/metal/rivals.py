@@ -38,6 +38,7 @@ def job_of(bench: Bench, sessions: int, tokens: int, setting: dict[str, Any]) ->
         },
         weights="",
         device_budget=s.budget,
+        given_out=s.budget,  # as to Djinn here: the rows are ratios of times, not of memory
         kv_room=s.budget - s.weights_bytes - workspace,
         kv_bytes_per_token=s.shape.kv_bytes(1),
         host_budget=s.full_host,
