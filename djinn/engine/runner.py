@@ -53,7 +53,8 @@ class Runner:
     def steps(self, work: Work, given: list[Pass]) -> Steps:
         """The passes until the pause, the last token or a stop token. Leaves the session's lengths and kept states true."""
         session, residence = work.session, work.session.residence
-        session.cache.bind(self.layout.slabs(residence), residence.gates, partial(self._written, session))
+        slabs = self.layout.slabs(residence)
+        session.cache.bind(slabs, residence.gates, partial(self._written, session), slabs.addresses)
         try:
             return (yield from _Run(self, work).carry_out(given))
         finally:

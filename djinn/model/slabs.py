@@ -9,7 +9,7 @@ the pass starts at layer 0 or goes on above a breakpoint, where the lower layers
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -35,10 +35,12 @@ class Position:
 class SlabLayer(CacheLayerMixin):
     is_sliding = False  # a sliding layer keeps every token too; its mask does the sliding
 
-    def __init__(self, position: Position) -> None:
+    def __init__(self, position: Position, index: int) -> None:
         super().__init__()
         self.position = position
-        self.slab: torch.Tensor | None = None
+        self.slabs: Sequence[torch.Tensor] | None = None  # of all the session's layers, while it is bound
+        self.index = index  # of this one
+        self._slab: torch.Tensor | None = None
         self.length = 0  # tokens held now
         self.gate: Gate | None = None  # its older tokens are on their way back to the device
         self.written: Callable[[int], None] | None = None  # told the length, when the pass has written its tokens
@@ -62,6 +64,21 @@ class SlabLayer(CacheLayerMixin):
         room[:, 1] = value_states[0].transpose(0, 1)
         self.wrote(key_states.shape[2])
         return self.slab[:end, 0].transpose(0, 1)[None], self.slab[:end, 1].transpose(0, 1)[None]
+
+    @property
+    def slab(self) -> torch.Tensor:
+        """`[capacity, 2, kv_heads, head_dim]`, while it is bound."""
+        if self._slab is None:
+            self._slab = self.slabs[self.index]
+        return self._slab
+
+    def bind(
+        self,
+        slabs: Sequence[torch.Tensor] | None = None,
+        gate: Gate | None = None,
+        written: Callable[[int], None] | None = None,
+    ) -> None:
+        self.slabs, self._slab, self.gate, self.written = slabs, None, gate, written
 
     @property
     def past(self) -> int:
@@ -99,29 +116,32 @@ class SlabCache(Cache):
 
     def __init__(self, layers: int) -> None:
         self.position = Position()
-        super().__init__(layers=[SlabLayer(self.position) for _ in range(layers)])
+        super().__init__(layers=[SlabLayer(self.position, index) for index in range(layers)])
         self._gated = False  # there may be gates
         self._addresses: np.ndarray | None = None
 
     def bind(
         self,
-        slabs: Iterable[torch.Tensor],
+        slabs: Sequence[torch.Tensor],
         gates: Mapping[int, Gate] = {},
         written: Callable[[int, int], None] | None = None,
+        addresses: np.ndarray | None = None,
     ) -> None:
-        """`slabs`: for each layer `[capacity, 2, kv_heads, head_dim]`. gates: before layers whose tokens are on their way.
+        """`slabs`: for each layer `[capacity, 2, kv_heads, head_dim]`, taken when a pass first wants it. gates: before layers whose
+        tokens are on their way.
 
-        written: called with (layer from 0, tokens) when a pass has written them.
+        written: called with (layer from 0, tokens) when a pass has written them. addresses: of the slabs, where they are known.
         """
-        self._addresses, self._gated = None, bool(gates)
-        for index, (layer, slab) in enumerate(zip(self.layers, slabs, strict=True)):
-            layer.slab, layer.gate = slab, gates.get(index)
-            layer.written = partial(written, index) if written else None
+        if len(slabs) != len(self.layers):
+            raise ValueError(f"{len(slabs)} slabs for {len(self.layers)} layers")
+        self._addresses, self._gated = addresses, bool(gates)
+        for index, layer in enumerate(self.layers):
+            layer.bind(slabs, gates.get(index), partial(written, index) if written else None)
 
     def unbind(self) -> None:
         self._addresses, self._gated = None, False
         for layer in self.layers:
-            layer.slab = layer.gate = layer.written = None
+            layer.bind()
 
     def begin(self, past: int) -> None:
         """A pass over tokens from position `past` starts, or goes on."""
