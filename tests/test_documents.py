@@ -16,6 +16,7 @@ from evaluation.claims import evaluate
 from evaluation.combine import combine
 from evaluation.documents import DOCUMENTS, DocumentError, made, main, refresh, rendered
 from evaluation.peers_table import render
+from evaluation.readme import PAPER
 from evaluation.settings import parse
 
 ROOT = Path(__file__).parent.parent
@@ -30,8 +31,8 @@ def top(tmp_path: Path) -> Path:
     for name in DOCUMENTS:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    results = write_results(tmp_path / "results" / "reference" / "laptop")
-    analyse(results)
+    for folder, scale in (("laptop", "laptop"), (PAPER, "paper")):
+        analyse(write_results(tmp_path / "results" / "reference" / folder, scale=scale))
     return tmp_path
 
 
@@ -79,8 +80,8 @@ def test_what_cannot_be_written_is_said_and_the_others_are_written(top: Path) ->
 
 
 def test_a_reference_older_than_the_code_is_said(top: Path) -> None:
-    change(reference(top) / "combined.json", lambda combined: combined.pop("peers"))
-    with pytest.raises(DocumentError, match="'peers': it is older than this code"):
+    change(reference(top) / "combined.json", lambda combined: combined.pop("measured_s"))
+    with pytest.raises(DocumentError, match="'measured_s': it is older than this code"):
         made((top / "README.md").read_text(), DOCUMENTS["README.md"], reference(top))
 
 

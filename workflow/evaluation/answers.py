@@ -42,12 +42,36 @@ def table(answers: list[dict[str, Any]]) -> list[str]:
     """The claims as a Markdown table."""
     rows = ["| claim | measured | asked | verdict | raw file |", "|---|---|---|---|---|"]
     for answer in answers:
-        files = answer["source"].replace("raw/", "").replace(".json", "")
-        verdict = answer["verdict"] if answer["met"] else f"**{answer['verdict']}**"
-        measured = show(answer["value"], answer["unit"])
-        asked = promise(answer["op"], answer["target"], answer["unit"], answer["tolerance"])
-        rows.append(f"| {answer['statement']} | {measured} | {asked} | {verdict} | {files} |")
+        rows.append(
+            f"| {answer['statement']} | {_measured(answer)} | {_asked(answer)} | {_verdict(answer)} | {_files(answer)} |"
+        )
     return rows
+
+
+def side_by_side(campaigns: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """The same claims as campaigns answered them, what came and the verdict in one column for each; every claim of any."""
+    columns = [{answer["id"]: answer for answer in answers} for answers in campaigns.values()]
+    rows = [f"| claim | asked | {' | '.join(campaigns)} | raw file |", f"|---|---|{'---|' * len(columns)}---|"]
+    for id_, one in {id_: answer for column in columns for id_, answer in column.items()}.items():
+        cells = [f"{_measured(column[id_])}, {_verdict(column[id_])}" if id_ in column else "–" for column in columns]
+        rows.append(f"| {one['statement']} | {_asked(one)} | {' | '.join(cells)} | {_files(one)} |")
+    return rows
+
+
+def _measured(answer: dict[str, Any]) -> str:
+    return show(answer["value"], answer["unit"])
+
+
+def _asked(answer: dict[str, Any]) -> str:
+    return promise(answer["op"], answer["target"], answer["unit"], answer["tolerance"])
+
+
+def _verdict(answer: dict[str, Any]) -> str:
+    return answer["verdict"] if answer["met"] else f"**{answer['verdict']}**"
+
+
+def _files(answer: dict[str, Any]) -> str:
+    return answer["source"].replace("raw/", "").replace(".json", "")
 
 
 def render(answers: list[dict[str, Any]], results: dict[str, Any]) -> str:

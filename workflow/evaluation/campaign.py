@@ -142,12 +142,15 @@ def reference(results: Path, scale: str | None = None) -> Path:
 
 def tell(top: Path, target: Path) -> int:
     """Have the documents under `top` say what the reference in `target` says; the exit code of the command."""
-    from evaluation import documents  # everything that is printed from results, which putting them away does not need
+    from evaluation import (
+        documents,
+        readme,
+    )  # everything that is printed from results, which putting them away does not need
 
-    if target.name != documents.SCALE:
-        print(f"campaign: the documents speak of {documents.SCALE} scale and stay as they are")
+    if target.name not in (documents.SCALE, readme.PAPER):
+        print(f"campaign: the documents speak of {documents.SCALE} and {readme.PAPER}, and stay as they are")
         return 0
-    wrong = documents.refresh(top, target)
+    wrong = documents.refresh(top, target.parent / documents.SCALE)
     for line in wrong:
         print(f"campaign: {line}", file=sys.stderr)
     print(f"campaign: {len(documents.DOCUMENTS) - len(wrong)} of {len(documents.DOCUMENTS)} documents say what it says")

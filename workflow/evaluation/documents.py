@@ -15,7 +15,7 @@ from pathlib import Path
 
 from evaluation import artifact, readme, reliability, reviewers
 
-SCALE = "laptop"  # whose reference the documents speak of
+SCALE = "laptop"  # whose reference the documents speak of; the README of the paper scale's beside it too
 Block = Callable[[Path], str]  # the reference's folder in, Markdown out
 DOCUMENTS: dict[str, dict[str, Block]] = {
     "README.md": {"results": readme.block},

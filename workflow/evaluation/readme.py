@@ -1,44 +1,71 @@
-"""The README's numbers, made from the reference results."""
+"""The README's numbers, made from the reference results: the paper scale on a card, and what a machine without one gives."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from evaluation.answers import subject, table, tally, warnings
+from evaluation.answers import side_by_side, subject, tally, warnings
+from evaluation.combine import RULES, combined_of
 from evaluation.peers_table import capabilities, workload
+
+PAPER = "h100-80gb"  # beside the reference: the paper scale's campaign
 
 
 class ReferenceLacks(ValueError):
     """The reference results do not hold what a document says of them."""
 
 
+@dataclass(frozen=True)
+class Campaign:
+    """One that is kept in the repository."""
+
+    folder: Path
+    about: dict[str, Any]  # campaign.json
+    results: dict[str, Any]  # combined.json, made here where it is not kept
+    answers: list[dict[str, Any]]  # claims.json
+
+    def sentence(self) -> str:
+        """What was measured on what, when, and how the claims came out."""
+        about, results, folder = self.about, self.results, f"results/reference/{self.folder.name}"
+        return (
+            f"**{about['scale'].capitalize()} scale**: {subject(results, next(iter(results['raw'])))}, "
+            f"{about['device']['cores']} cores, {about['started'][:10]}, commit {about['commit'][:12]}; "
+            f"{len(results['raw'])} of {len(RULES)} measuring rules in {duration(results['measured_s'])}. Of the "
+            f"{len(self.answers)} claims: {tally(self.answers)}. The numbers behind each verdict stand in `{folder}/claims.md`, "
+            "what was seen of the other systems and what refused in `peers.md` there."
+        )
+
+
+def campaign_in(folder: Path) -> Campaign:
+    """Raises ReferenceLacks."""
+    missing = [name for name in ("campaign.json", "raw", "claims.json") if not (folder / name).exists()]
+    if missing:
+        raise ReferenceLacks(f"{folder} lacks {', '.join(missing)}: python -m evaluation.campaign reference")
+    about, answers = (json.loads((folder / name).read_text()) for name in ("campaign.json", "claims.json"))
+    combined = folder / "combined.json"
+    results = json.loads(combined.read_text()) if combined.exists() else combined_of(folder / "raw", about)
+    if not results["raw"]:
+        raise ReferenceLacks(f"{folder} holds no measurement")
+    return Campaign(folder, about, results, answers)
+
+
 def block(reference: Path) -> str:
     """The results block, without its markers."""
-    missing = [name for name in ("campaign.json", "combined.json", "claims.json") if not (reference / name).exists()]
-    if missing:
-        raise ReferenceLacks(f"{reference} lacks {', '.join(missing)}: python -m evaluation.campaign reference")
-    campaign, results, answers = (
-        json.loads((reference / name).read_text()) for name in ("campaign.json", "combined.json", "claims.json")
-    )
-    if not results["raw"]:
-        raise ReferenceLacks(f"{reference}/combined.json holds no measurement")
-    device = campaign["device"]
-    lines = [
-        f"Measured at {campaign['scale']} scale with {subject(results, next(iter(results['raw'])))}, "
-        f"{device['cores']} cores, {campaign['started'][:10]}, commit {campaign['commit'][:12]}; "
-        f"measuring took {duration(results['measured_s'])}. Of the {len(answers)} claims: {tally(answers)}. "
-        f"The numbers behind each verdict stand in `results/reference/{reference.name}/claims.md`.",
+    ours, paper = campaign_in(reference), campaign_in(reference.parent / PAPER)
+    lines = [paper.sentence(), "", ours.sentence(), ""]
+    for campaign in (paper, ours):
+        lines += [f"> {campaign.about['scale']}: {warning}" for warning in warnings(campaign.results)]
+    lines += [
+        *side_by_side({campaign.about["scale"]: campaign.answers for campaign in (paper, ours)}),
         "",
-        *[f"> {warning}" for warning in warnings(results)],
-        *table(answers),
+        "What each system can do on the card, every cell filled by a probe that ran:",
         "",
-        "What each system can do, every cell filled by a probe that ran; what was seen and what refused stands in "
-        f"`results/reference/{reference.name}/peers.md`:",
+        *capabilities(paper.results["peers"]),
         "",
-        *capabilities(results["peers"]),
-        "",
-        *workload(results["workload"]),
+        *workload(paper.results["workload"]),
     ]
     return "\n".join(lines)
 
