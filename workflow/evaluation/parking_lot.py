@@ -29,9 +29,8 @@ def main() -> None:
     from evaluation.process_memory import Reader
     from evaluation.prompts import load_prompts
 
-    job = json.loads(
-        sys.stdin.read(), object_hook=lambda keys: SimpleNamespace(**keys)
-    )  # behind the imports: it may come late
+    asked = sys.stdin.read()  # behind the imports: it may come late
+    job = json.loads(asked, object_hook=lambda keys: SimpleNamespace(**keys))
     reader = Reader(job.device)
     torch.set_num_threads(job.threads)
     loaded = load_model(**vars(job.model), device=job.device)
