@@ -53,22 +53,26 @@ def measure(settings: Any, progress: Progress, results: Path) -> dict[str, Any]:
 
 
 class Timed:
-    """One system's rounds of the workload, or why there are none. Its process starts with the block, and ends with it."""
+    """One system's rounds of the workload, or why there are none. Its process starts with it, and ends with the block."""
 
     def __init__(self, system: str, peer: dict[str, Any], job: Job, python: str) -> None:
         self.system, self.unable, self.setting = system, peer["reason"], peer["setting"]
-        self.job, self.python = job, python
+        self.job = job
         self.rounds: list[dict[str, Any]] = []
         self.tokens: list[list[int]] = []
         self.asked: Asked | None = None
+        if not self.unable:
+            with self._or_why_not():
+                self.asked = Asked(MODULES[system], None, python)
 
     def __enter__(self) -> Timed:
-        if self.asked is None and not self.unable:
-            with self._or_why_not():
-                self.asked = Asked(MODULES[self.system], None, self.python)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End its process. A second close does nothing."""
         if self.asked is not None:
             self.asked.close()
 
@@ -132,7 +136,8 @@ def in_turn(group: list[Timed], rounds: int, progress: Progress, beside: Sequenc
     with ExitStack() as stack:
         for one in group:
             progress(f"workload: {one.system} is loaded")
-            stack.enter_context(one).load()
+            stack.callback(one.close)
+            one.load()
         for one in beside:
             one.hear()
         for number in range(1, rounds + 1):

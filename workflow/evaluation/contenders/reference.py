@@ -7,6 +7,7 @@ import torch
 
 from djinn.model.load import load_model
 from evaluation.contenders.contender import FACTOR, Job
+from evaluation.plain import step
 
 
 class Plain:
@@ -15,7 +16,7 @@ class Plain:
     def __init__(self, job: Job) -> None:
         torch.set_num_threads(job.threads)
         self.model = load_model(**job.model, device=job.device).model
-        self.dtype = self.model.dtype
+        self.dtype = str(self.model.dtype).removeprefix("torch.")
         self.layer = self.model.model.layers[job.layer - 1]
 
     def __enter__(self) -> Plain:
@@ -41,5 +42,4 @@ class Plain:
 
     def step(self, logits: np.ndarray) -> float:
         """The distance between neighbouring numbers of the model's dtype at the largest of `logits`."""
-        largest = torch.tensor(float(np.abs(logits).max()), dtype=self.dtype)
-        return float(2 ** torch.floor(torch.log2(largest.float()))) * torch.finfo(self.dtype).eps
+        return float(step(torch.tensor(float(np.abs(logits).max())), self.dtype))
