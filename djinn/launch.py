@@ -139,7 +139,7 @@ def serve(
     decode_rows: sessions decoded in one pass (8 on a CPU, 32 on CUDA). prefill_tokens: of the prompts that share a first
     pass, where the model has a fast path: more for throughput, while the first waits for the others (512, or max_tokens if
     that is less). without: parts left out that make it fast, to see what each is worth: batching, own-loop, compiling,
-    graphs, write-through, parts-first, overlap.
+    graphs, ahead, write-through, parts-first, overlap.
     keys: the folder that `djinn keys` made: encrypt, and let in only whose key is there. lease: how long sessions are kept
     after their owner's last sign of life, seconds or text such as "24h" (24h). max_message: bytes of one frame (what the
     activation of the longest session takes). max_sessions: open at once (10,000). max_sessions_per_owner: of one key or

@@ -14,7 +14,7 @@ pytestmark = [
 ]
 
 
-PARTS = ("batching", "own-loop", "compiling", "graphs", "write-through", "parts-first", "overlap")
+PARTS = ("batching", "own-loop", "compiling", "graphs", "ahead", "write-through", "parts-first", "overlap")
 
 
 @pytest.fixture(

@@ -18,8 +18,9 @@ from asking import submit, until
 import djinn.server.build
 from djinn.engine.engine import Engine
 from djinn.engine.session import Outcome, Paused
-from djinn.engine.side import Moment, Side
-from djinn.errors import ServerFault
+from djinn.engine.side import Brought, Moment, Side
+from djinn.errors import IllegalMove, ServerFault
+from djinn.sampling import Sampling
 from djinn.server.server_main import parser
 
 
@@ -70,14 +71,14 @@ class LateSide(Side):
         self.queued.put(moment)
         return moment
 
-    def bring(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def bring(self, logits: torch.Tensor) -> Brought:
         late = torch.full_like(logits, torch.nan, dtype=torch.float32)
         likeliest = torch.zeros(len(logits), dtype=torch.int64)
         with self.lock:
             self.behind += 1
             self.most_behind = max(self.most_behind, self.behind)
         self.queued.put((late, logits.float().clone(), likeliest))
-        return late, likeliest
+        return Brought(late, likeliest, logits[:, -1].argmax(-1))
 
     def fetch(self, brought: torch.Tensor) -> torch.Tensor:
         return brought.clone()
@@ -90,10 +91,11 @@ def side(monkeypatch) -> LateSide:
     return late
 
 
-@pytest.fixture
-def engine(side) -> Iterator[Engine]:
+@pytest.fixture(params=[False, True], ids=["behind", "ahead"])
+def engine(side, request) -> Iterator[Engine]:
     args = parser().parse_args(["--model", "tiny-llama", "--port", "0", "--max-tokens", "512", "--threads", "1"])
     service, _, shut_down = djinn.server.build.build_service(args, "cpu", 150 * 10**6, 60 * 10**6, 0)
+    service.engine.scheduler.ahead = request.param
     yield service.engine
     shut_down()
 
@@ -110,12 +112,14 @@ def prompts() -> list[tuple[int, ...]]:
     return [tuple((7 * i * i + 3 * k) % 509 for i in range(20 + 13 * k)) for k in range(6)]
 
 
-def test_many_at_once_have_the_bits_they_have_alone(engine, side):
-    alone = []
+def test_many_at_once_have_the_bits_they_have_alone(engine, side, monkeypatch):
+    alone, goes_ahead = [], engine.scheduler.ahead
+    monkeypatch.setattr(engine.scheduler, "ahead", False)
     for prompt in prompts():
         alone.append(submit(engine, session := engine.open(), ids=prompt, max_new_tokens=6).get())
         engine.close(session.key)
     assert side.most_behind == 1
+    monkeypatch.setattr(engine.scheduler, "ahead", goes_ahead)
     sessions = [engine.open() for _ in prompts()]
     pauses = [submit(engine, s, ids=p, break_at=3) for s, p in zip(sessions, prompts(), strict=True)]
     assert all(isinstance(pause.get(), Paused) for pause in pauses)
@@ -190,3 +194,65 @@ def test_one_that_breaks_off_has_nothing_left_in_the_queue(engine, side, monkeyp
     refused = submit(engine, engine.open(), ids=prompts()[4]).get()
     assert isinstance(refused, ServerFault) and "made up" in str(refused)
     assert left[0].reached()
+
+
+def launches(engine):
+    return list(engine.scheduler._launches._queued)
+
+
+def test_the_next_token_is_queued_before_the_last_one_is_known(engine, side, monkeypatch):
+    ahead, run_rows = [], engine.scheduler.executor.run_rows
+
+    def noted(caches, tokens, *more, counted=True, **named):
+        ahead.append(isinstance(tokens, torch.Tensor) and not counted)
+        return run_rows(caches, tokens, *more, counted=counted, **named)
+
+    monkeypatch.setattr(engine.scheduler.executor, "run_rows", noted)
+    session = engine.open()
+    out = submit(engine, session, ids=prompts()[2], max_new_tokens=20).get()
+    assert ahead.count(True) == (18 if engine.scheduler.ahead else 0), "of 19 passes all but the first"
+    assert len(ahead) == 19 and side.most_behind == (2 if engine.scheduler.ahead else 1)
+    more = submit(engine, session, max_new_tokens=5).get()
+    other = submit(engine, engine.open(), ids=prompts()[2], max_new_tokens=25).get()
+    assert out.tokens + more.tokens == other.tokens and torch.equal(more.logits, other.logits)
+
+
+@pytest.mark.parametrize("how", [{"stop_tokens": frozenset({600})}, {"sampling": Sampling(temperature=0.7, seed=3)}])
+def test_nothing_is_queued_ahead_where_the_token_decides(engine, side, how):
+    """600 is no token of this model: it never comes, and might."""
+    assert submit(engine, engine.open(), ids=prompts()[2], max_new_tokens=12, **how).get()
+    assert side.most_behind == 1
+
+
+def test_who_is_cancelled_gives_its_memory_back_behind_what_was_queued_ahead(engine, side, monkeypatch):
+    expected = submit(engine, engine.open(), ids=prompts()[1], max_new_tokens=40).get()
+    release, seen = engine.pager.release, []
+
+    def released(residence):
+        under_way = [one for one in launches(engine) if any(t.work.session.residence is residence for t in one.tasks)]
+        seen.append(all(one.end.reached() for one in under_way))
+        release(residence)
+
+    monkeypatch.setattr(engine.pager, "release", released)
+    gone, stays = engine.open(), engine.open()
+    cancelled = submit(engine, gone, ids=prompts()[0], max_new_tokens=300)
+    other = submit(engine, stays, ids=prompts()[1], max_new_tokens=40)
+    until(lambda: len(gone.ids) > len(prompts()[0]) + 5)
+    engine.close(gone.key)
+    assert isinstance(cancelled.get(), IllegalMove) and seen == [True]
+    refill = submit(engine, engine.open(), ids=prompts()[5], max_new_tokens=3)  # where it was
+    out = other.get()
+    assert out.tokens == expected.tokens and torch.equal(out.logits, expected.logits)
+    assert isinstance(refill.get(), Outcome)
+
+
+def test_a_pause_in_decode_is_made_where_it_was_asked_for(engine):
+    prompt = prompts()[3]
+    expected = submit(engine, engine.open(), ids=prompt, max_new_tokens=12).get()
+    session = engine.open()
+    pause = submit(engine, session, ids=prompt, max_new_tokens=12, break_at=5, break_token=7).get()
+    assert (
+        pause.tokens == expected.tokens[:7] and session.cache.lengths == [len(prompt) + 7] * 5 + [len(prompt) + 6] * 3
+    )
+    out = submit(engine, session, resume_from=session.pause, max_new_tokens=5).get()
+    assert pause.tokens + out.tokens == expected.tokens and torch.equal(out.logits, expected.logits)

@@ -1,7 +1,8 @@
 """Passes that the device was given, in their order, until their results have been handed out.
 
-The next pass is queued before the last one's result is read, so that the device need not wait for the host in between. A
-host that computes itself is done with a pass when it has been given, and nothing is ever behind.
+The next pass is queued before the last one's result is read, so that the device need not wait for the host in between; where
+all that it wants of that result are the likeliest tokens, it is of the same sessions. A host that computes itself is done with
+a pass when it has been given, and nothing is ever behind.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
-from djinn.engine.side import Moment, Side
+from djinn.engine.side import Brought, Moment, Side
 from djinn.engine.steps import Ran
 from djinn.engine.task import Task
 from djinn.model.executor import Stopped
@@ -31,12 +32,13 @@ class Launch:
 
     tasks: list[Task]
     found: list[Stopped]
-    brought: tuple[torch.Tensor, torch.Tensor] | None
+    brought: Brought | None
     cut: bool  # left between two layers for the sake of others: there is no result yet
     begin: Moment
     end: Moment
     name: str
     about: dict[str, Any] = field(default_factory=dict)  # for the timeline
+    ahead: Launch | None = None  # the pass of the same tasks that was queued behind it before its result was known
 
 
 class Launches:
@@ -51,6 +53,10 @@ class Launches:
                 task.launched = True
         self._queued.append(launch)
         self._tell()
+
+    def only_result(self) -> Launch | None:
+        """The pass whose result is under way, where it is the only one and the last that was queued."""
+        return self._queued[-1] if self._results() == 1 and not self._queued[-1].cut else None
 
     def settle(self, idle: bool) -> None:
         """Hand out what has been reached. `idle`: nothing could be queued, so the oldest is waited for; else until AHEAD
@@ -67,7 +73,7 @@ class Launches:
         """While this goes on the device stands still, where everybody decodes: what can wait until more is queued, does."""
         try:
             launch.end.wait()
-            found: Sequence[Stopped | Ran] = self._ran(*launch.brought) if launch.brought else launch.found
+            found: Sequence[Stopped | Ran] = self._ran(launch.brought) if launch.brought else launch.found
         except Exception as error:  # noqa: BLE001  of the device; reported by the engine, to those whose passes it ran
             for task in launch.tasks:
                 task.error = error
@@ -76,15 +82,31 @@ class Launches:
         if launch.cut:
             return
         for task, one in zip(launch.tasks, found, strict=True):
-            task.launched = False
-            task.advance(one)
+            if not task.over:  # else its session had ended when this pass of it was under way already
+                task.launched = False
+                task.advance(one)
+        if launch.ahead:
+            self._count(launch.ahead)
         if any(task.over for task in launch.tasks):  # its client may look at the timeline
             self._tell()
 
-    def _ran(self, logits: torch.Tensor, likeliest: torch.Tensor) -> list[Ran]:
+    def _count(self, ahead: Launch) -> None:
+        """The pass that was queued ahead is that of whoever goes on. Who ended (cancelled, say) is about to give memory back that
+        it writes to: then it is waited for."""
+        for task in ahead.tasks:
+            if not task.over:
+                task.launched = True
+                task.step.cache.count_one()
+        if any(task.over for task in ahead.tasks):
+            with suppress(
+                RuntimeError
+            ):  # the device failed: nothing runs on it any more, and whoever goes on is told next
+                ahead.end.wait()
+
+    def _ran(self, brought: Brought) -> list[Ran]:
         """All rows at once: a view of one row costs as much as of all."""
-        logits = self.side.fetch(logits)
-        last, tokens = logits[:, -1], likeliest.numpy()
+        logits = self.side.fetch(brought.logits)
+        last, tokens = logits[:, -1], brought.likeliest.numpy()
         largest = last.numpy()[np.arange(len(tokens)), tokens].tolist()
         return [Ran(*row) for row in zip(logits.unbind(), last.unbind(), tokens.tolist(), largest, strict=True)]
 

@@ -91,7 +91,8 @@ class _Run:
             session.sampler = Sampler(work.sampling)
         for number, one in enumerate(given):
             last = number == len(given) - 1
-            stopped = yield from self._forward(one, stop=last and work.break_token is None, tapped=number == 0)
+            stop = last and work.break_token is None
+            stopped = yield from self._forward(one, stop, last and self._followed(), tapped=number == 0)
             if stopped:
                 return self._pause(one, stopped)
         while len(self.tokens) < work.max_new_tokens:
@@ -106,7 +107,7 @@ class _Run:
             if ended and not stop:
                 break
             one = Pass(tuple(session.unfed), session.length)
-            stopped = yield from self._forward(one, stop)
+            stopped = yield from self._forward(one, stop, self._followed())
             if stopped:
                 return self._pause(one, stopped)
         return self._outcome()
@@ -126,7 +127,15 @@ class _Run:
             for name in above:  # the layers between are about to be written anew: their KV is no longer theirs
                 del session.checkpoints[name]
 
-    def _forward(self, one: Pass, stop: bool, tapped: bool = False) -> Generator[Step, Stopped | Ran, Stopped | None]:
+    def _followed(self) -> bool:
+        """Whether behind the pass that comes next, if it runs to its end, a whole one over its likeliest token is wanted."""
+        work, chosen = self.work, len(self.tokens) + 1
+        goes_on = chosen < work.max_new_tokens and not work.stop_tokens and chosen != work.break_token
+        return goes_on and self.session.sampler.greedy
+
+    def _forward(
+        self, one: Pass, stop: bool, followed: bool, tapped: bool = False
+    ) -> Generator[Step, Stopped | Ran, Stopped | None]:
         """One pass; None when it ran to the end, and then the session holds its tokens and logits."""
         work, session = self.work, self.session
         if work.cancelled:
@@ -139,6 +148,7 @@ class _Run:
             taps={layer: partial(self._checkpoint, one, layer) for layer in work.checkpoint_at} if tapped else {},
             all_logits=work.logits == "all",
             on_first=self._mark_first,
+            followed=followed,
         )
         if isinstance(result, Stopped):
             return result

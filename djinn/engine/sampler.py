@@ -39,6 +39,11 @@ class Sampler:
             self.stream = torch.Generator().manual_seed(sampling.seed)
         self._warpers = LogitsProcessorList(_warpers(sampling)) if sampling.temperature else None
 
+    @property
+    def greedy(self) -> bool:
+        """Whether it always takes the likeliest token."""
+        return self._warpers is None
+
     def copy(self) -> Sampler:
         """A sampler that will choose what this one will, and leaves it as it is."""
         return Sampler(self.sampling, self.stream and self.stream.clone_state())

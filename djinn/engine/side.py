@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 
@@ -46,6 +47,14 @@ class Past(Moment):
         return self._ns
 
 
+class Brought(NamedTuple):
+    """A result on its way to the host; there when a later moment has been reached, but for what stays on the device."""
+
+    logits: torch.Tensor  # (rows, positions, vocabulary), float32
+    likeliest: torch.Tensor  # int64 (rows,), of each row's last position: the first of equals
+    there: torch.Tensor  # the same on the device, for a pass that is queued behind
+
+
 class Side:
     """A CPU: the host computes, and there is nothing beside it."""
 
@@ -53,12 +62,11 @@ class Side:
         """The point behind everything that this thread has computed or queued so far."""
         return Past()
 
-    def bring(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Queue the way of a result `(rows, positions, vocabulary)` to the host, as float32, and of each row's likeliest token
-        at its last position, the first of equals. They are there when a later moment has been reached.
-        """
+    def bring(self, logits: torch.Tensor) -> Brought:
+        """Queue the way of a result `(rows, positions, vocabulary)` to the host, as float32, and of its likeliest tokens."""
         wide = logits.float()
-        return wide, torch.from_numpy(wide[:, -1].numpy().argmax(-1))  # a third of torch's own time
+        likeliest = torch.from_numpy(wide[:, -1].numpy().argmax(-1))  # a third of torch's own time
+        return Brought(wide, likeliest, likeliest)
 
     def fetch(self, brought: torch.Tensor) -> torch.Tensor:
         """Logits that `bring` gave, on the host. Called when that moment has been reached."""
@@ -100,10 +108,11 @@ class CudaSide(Side):
     def moment(self) -> Moment:
         return CudaMoment(self._aside)
 
-    def bring(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def bring(self, logits: torch.Tensor) -> Brought:
         wide = logits.to(torch.float32, copy=True)  # decoding in graphs writes every pass's logits in one place
         brought = self._small.down(wide) if wide.nbytes <= PINNED_BYTES else wide
-        return brought, self._small.down(logits[:, -1].argmax(-1))
+        there = logits[:, -1].argmax(-1)
+        return Brought(brought, self._small.down(there), there)
 
     def fetch(self, brought: torch.Tensor) -> torch.Tensor:
         return brought if brought.device.type == "cpu" else self.copy(brought)

@@ -33,6 +33,7 @@ class Step:
     taps: Mapping[int, Tap] = field(default_factory=dict)
     all_logits: bool = False
     on_first: Callable[[], None] = lambda: None
+    followed: bool = False  # whatever it gives, a whole pass over its likeliest token is wanted next
     span: tuple[int, int | None] | None = field(init=False)
 
     def __post_init__(self) -> None:

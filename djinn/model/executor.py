@@ -125,7 +125,7 @@ class Executor:
     def run_rows(
         self,
         caches: Sequence[SlabCache],
-        tokens: Sequence[int],
+        tokens: Sequence[int] | torch.Tensor,
         pasts: Sequence[int],
         rows: int,
         *,
@@ -134,18 +134,23 @@ class Executor:
         stop: int | None = None,
         taps: Mapping[int, Tap] | None = None,
         on_first: Callable[[], None] = lambda: None,
+        counted: bool = True,
     ) -> Stopped | Finished:
         """One token of each cache in one pass of `rows` rows, those beyond the caches being padding.
 
-        start, hidden `(live rows, 1, hidden_size)`, stop, taps, on_first: as for `run`, for all rows alike. What comes back,
-        and what taps are given, holds the live rows.
+        tokens: of the host, or int64 `(live rows,)` on the device, where the host does not know them yet. counted: as of
+        `SlabCache.begin`. start, hidden `(live rows, 1, hidden_size)`, stop, taps, on_first: as for `run`, for all rows alike.
+        What comes back, and what taps are given, holds the live rows.
         """
         live, device = len(caches), self.model.device
         padding = [0] * (rows - live)
         cache = RowsCache(caches, self.depth)
         for one, past in zip(caches, pasts, strict=True):
-            one.begin(past)
-        ids, positions = uploaded([[*tokens, *padding], [*pasts, *padding]], device)[..., None]
+            one.begin(past, counted)
+        known = [0] * live if isinstance(tokens, torch.Tensor) else tokens
+        ids, positions = uploaded([[*known, *padding], [*pasts, *padding]], device)[..., None]
+        if isinstance(tokens, torch.Tensor):
+            ids[:live, 0] = tokens
         if hidden is not None:
             hidden = torch.cat([hidden, hidden.new_zeros((rows - live, *hidden.shape[1:]))])
         last = torch.zeros(1, dtype=torch.int64, device=device)

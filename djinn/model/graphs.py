@@ -93,14 +93,17 @@ class RowGraphs:
 
     # -- a pass --------------------------------------------------------------------------------------------
 
-    def begin(self, tokens: Sequence[int], positions: Sequence[int], addresses: np.ndarray) -> None:
-        """addresses: int64 `(layers, live rows)`, of the slabs. Rows beyond the live ones are padding."""
-        live = len(tokens)
+    def begin(self, tokens: Sequence[int] | torch.Tensor, positions: Sequence[int], addresses: np.ndarray) -> None:
+        """tokens: of the host, or int64 `(live rows,)` on the device. addresses: int64 `(layers, live rows)`, of the slabs. Rows
+        beyond the live ones are padding."""
+        live, there = len(tokens), isinstance(tokens, torch.Tensor)
         self._copied.synchronize()  # the copy of the step before has been made
         staged = self._staged.numpy()
-        staged[0, :live], staged[1, :live], staged[1, live:] = tokens, positions, -1
+        staged[0, :live], staged[1, :live], staged[1, live:] = 0 if there else tokens, positions, -1
         staged[2:, :live] = addresses
         self._copied = self._small.up(self._inputs, self._staged)
+        if there:
+            self._inputs[0, :live].copy_(tokens)
         self._begin()
 
     def embed(self) -> None:

@@ -103,7 +103,7 @@ class Loop:
     def run_rows(
         self,
         caches: Sequence[SlabCache],
-        tokens: Sequence[int],
+        tokens: Sequence[int] | torch.Tensor,
         pasts: Sequence[int],
         rows: int,
         *,
@@ -112,29 +112,40 @@ class Loop:
         stop: int | None = None,
         taps: Mapping[int, Tap] | None = None,
         on_first: Callable[[], None] = lambda: None,
+        counted: bool = True,
     ) -> Stopped | Finished:
         """As `Executor.run_rows`; on CUDA always in the rows that were captured."""
         if self.rows is None:
             return self.reentry.run_rows(
-                caches, tokens, pasts, rows, start=start, hidden=hidden, stop=stop, taps=taps, on_first=on_first
+                caches,
+                tokens,
+                pasts,
+                rows,
+                start=start,
+                hidden=hidden,
+                stop=stop,
+                taps=taps,
+                on_first=on_first,
+                counted=counted,
             )
-        return self._rows_pass(caches, tokens, pasts, start, hidden, stop, taps or {}, on_first)
+        return self._rows_pass(caches, tokens, pasts, start, hidden, stop, taps or {}, on_first, counted)
 
     @torch.inference_mode()
     def _rows_pass(
         self,
         caches: Sequence[SlabCache],
-        tokens: Sequence[int],
+        tokens: Sequence[int] | torch.Tensor,
         pasts: Sequence[int],
         start: int,
         hidden: torch.Tensor | None,
         stop: int | None,
         taps: Mapping[int, Tap],
         on_first: Callable[[], None],
+        counted: bool,
     ) -> Stopped | Finished:
         rows, live = self.rows, len(caches)
         for cache, past in zip(caches, pasts, strict=True):
-            cache.begin(past)
+            cache.begin(past, counted)
         rows.begin(tokens, pasts, np.stack([cache.addresses for cache in caches], axis=1))
         if start:
             rows.set_hidden(hidden[:, 0])

@@ -30,6 +30,7 @@ class Position:
     """Where a session's pass stands; one for all its layers."""
 
     past = 0  # tokens before the running pass
+    counted = True  # whether its tokens count as held once it has been queued
 
 
 class SlabLayer(CacheLayerMixin):
@@ -97,6 +98,8 @@ class SlabLayer(CacheLayerMixin):
 
     def wrote(self, tokens: int) -> None:
         """The pass has queued what writes so many tokens behind its past."""
+        if not self.position.counted:
+            return
         self.length = self.past + tokens
         if self.written:
             self.written(self.length)
@@ -143,15 +146,22 @@ class SlabCache(Cache):
         for layer in self.layers:
             layer.bind()
 
-    def begin(self, past: int) -> None:
-        """A pass over tokens from position `past` starts, or goes on."""
-        self.position.past = past
+    def begin(self, past: int, counted: bool = True) -> None:
+        """A pass over tokens from position `past` starts, or goes on. counted: its tokens are the session's; else `count_one`
+        makes them so, when it is known that the session wants them."""
+        self.position.past, self.position.counted = past, counted
 
     def wrote_one(self, start: int, stop: int) -> None:
         """The pass has queued what writes one token in the layers start..stop-1. Nobody is told: one is never written through."""
-        length = self.position.past + 1
-        for layer in self.layers[start:stop]:
-            layer.length = length
+        if self.position.counted:
+            length = self.position.past + 1
+            for layer in self.layers[start:stop]:
+                layer.length = length
+
+    def count_one(self) -> None:
+        """The token of the last pass, which went through all layers, is the session's."""
+        self.position.counted = True
+        self.wrote_one(0, len(self.layers))
 
     @property
     def addresses(self) -> np.ndarray:

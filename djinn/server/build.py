@@ -118,7 +118,8 @@ def _build(
         begun.callback(store.close)
         keeper = Keeper(pager, store, _identity(loaded))
     side = side_of(place)
-    scheduler = Scheduler(executor, place, side, timeline, rows, args.deterministic == "on")
+    deterministic, ahead = args.deterministic == "on", "ahead" not in args.without
+    scheduler = Scheduler(executor, place, side, timeline, rows, deterministic, ahead)
     runner = Runner(pager, place, side, write_through="write-through" not in args.without)
     engine = Engine(
         runner,

@@ -22,7 +22,7 @@ DEFAULT_MODEL = "smollm2-135m"
 # A thread that a copy has woken takes over from one that queues many others after this time, not after Python's 5 ms: a
 # session is READY as soon as what it needs first is there.
 SWITCH_S = 1e-4
-PARTS = ("batching", "own-loop", "compiling", "graphs", "write-through", "parts-first", "overlap")
+PARTS = ("batching", "own-loop", "compiling", "graphs", "ahead", "write-through", "parts-first", "overlap")
 
 
 def parser() -> argparse.ArgumentParser:

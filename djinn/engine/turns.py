@@ -1,0 +1,89 @@
+"""Who shares the device's next pass. It chooses among the tasks under way, and changes none of them.
+
+Passes over one token are shared by sessions that go through the same layers. Who decodes keeps its row for TURN tokens before
+somebody else who waits gets it: those who end give their memory back early.
+
+Prompts whose first passes go through the same layers share one, up to as many tokens as the executor was told: a few short
+ones take the time of one, and of 1,600 tokens each two take 3 % less than one after the other, both as late as the second;
+from LONG tokens on nothing is won.
+"""
+
+from __future__ import annotations
+
+from djinn.engine.task import Task
+from djinn.model.executor import Executor
+from djinn.model.loop import Loop
+
+WHOLE = (0, None)  # layers of a pass that starts at the first and stops nowhere
+TURN = 16  # tokens
+LONG = 2048  # tokens of a prompt that is prefilled alone
+
+
+class Turns:
+    def __init__(self, executor: Executor | Loop, rows: int, deterministic: bool) -> None:
+        """rows: decoded in one pass at most. deterministic: prompts share a pass only where no bit tells."""
+        self.executor, self.rows, self.deterministic = executor, rows, deterministic
+        self.tasks: list[Task] = []  # in the order of their ranks
+
+    def add(self, task: Task) -> None:
+        self.tasks.append(task)
+        self.tasks.sort(key=lambda t: t.rank)
+
+    def first_of_the_others(self) -> Task | None:
+        """Whose pass over many tokens is next."""
+        return next((task for task in self.tasks if task.waits and task.step.span is None), None)
+
+    def tokens_under_way(self) -> bool:
+        return any(task.launched and task.step.span for task in self.tasks)
+
+    def sharing(self, here: list[Task], whole: bool) -> list[Task]:
+        """Whose tokens run in one pass now: through all layers, or through the layers that the first of the others needs.
+
+        Nobody's, while such a pass is under way: who missed it would read all weights alone.
+        """
+        found = [task for task in here if (task.step.span == WHOLE) == whole]
+        if any(task.launched for task in found):
+            return []
+        found.sort(key=lambda task: (task.served // TURN, task.rank))
+        first = found[0].step if found else None
+        if first and first.taps:  # what is kept on the way is kept of one session
+            return found[:1]
+        return [task for task in found if task.step.span == first.span and not task.step.taps][: self.rows or 1]
+
+    def tokens_here(self) -> list[Task]:
+        """Who wants a pass over one token: those whose sessions are all here, or all of them where none is.
+
+        In a pass with one that is on its way everybody waits for its layers: of 50 sessions on a card, 7 for 255 ms.
+        """
+        every = [task for task in self.tasks if not task.over and task.step.span]
+        return [task for task in every if not task.on_its_way] or every
+
+    def sharing_first(self, first: Task) -> list[Task]:
+        """`first`, and those behind it whose prompts can go through the same layers with its own."""
+        found, tokens = [first], len(first.step.one.ids)
+        for task in self.tasks if self._may_share(first) else ():
+            same = task.waits and (task.done, task.step.stop) == (first.done, first.step.stop)
+            if task is first or not same or not self._may_share(task):
+                continue
+            more = len(task.step.one.ids)
+            if tokens + more <= self.executor.together and self._alike(tokens, more, tokens + more):
+                found, tokens = [*found, task], tokens + more
+        return found
+
+    def _may_share(self, task: Task) -> bool:
+        """Whether it wants a first pass, of which nothing but its last logits or its pause comes."""
+        step = task.step
+        plain = step.span is None and not (step.one.past or step.taps or step.all_logits)
+        return plain and len(step.one.ids) < min(LONG, self.executor.together)
+
+    def _alike(self, *tokens: int) -> bool:
+        return not self.deterministic or all(map(self.executor.alike, tokens))
+
+    def go_on_alone(self, tasks: list[Task]) -> bool:
+        """Whether the next pass is theirs whatever their tokens are: all want one, and nobody else gets a row before them."""
+        go_on = all(not task.over and task.step.span and task.step.followed and not task.on_its_way for task in tasks)
+        if not go_on or self.first_of_the_others():
+            return False
+        others = [(task.served // TURN, task.rank) for task in self.tokens_here() if task.waits]
+        last = max(((task.served + 1) // TURN, task.rank) for task in tasks)
+        return not others or (len(tasks) == self.rows and last < min(others))
