@@ -246,6 +246,25 @@ def test_who_is_cancelled_gives_its_memory_back_behind_what_was_queued_ahead(eng
     assert isinstance(refill.get(), Outcome)
 
 
+def test_whose_result_cannot_be_read_gives_its_memory_back_behind_what_was_queued_ahead(engine, side, monkeypatch):
+    release, fetch, seen, reads = engine.pager.release, side.fetch, [], itertools.count()
+
+    def broken(brought):
+        if next(reads) == 6:
+            raise RuntimeError("made up")
+        return fetch(brought)
+
+    def released(residence):
+        seen.append(all(one.end.reached() for one in launches(engine)))
+        release(residence)
+
+    monkeypatch.setattr(side, "fetch", broken)
+    monkeypatch.setattr(engine.pager, "release", released)
+    refused = submit(engine, engine.open(), ids=prompts()[0], max_new_tokens=30).get()
+    assert isinstance(refused, ServerFault) and "made up" in str(refused) and seen == [True]
+    assert isinstance(submit(engine, engine.open(), ids=prompts()[1], max_new_tokens=3).get(), Outcome)
+
+
 def test_a_pause_in_decode_is_made_where_it_was_asked_for(engine):
     prompt = prompts()[3]
     expected = submit(engine, engine.open(), ids=prompt, max_new_tokens=12).get()

@@ -77,6 +77,8 @@ class Launches:
         except Exception as error:  # noqa: BLE001  of the device; reported by the engine, to those whose passes it ran
             for task in launch.tasks:
                 task.error = error
+            if launch.ahead:
+                self._count(launch.ahead)
             return
         self._untold.append(launch)
         if launch.cut:
@@ -91,16 +93,15 @@ class Launches:
             self._tell()
 
     def _count(self, ahead: Launch) -> None:
-        """The pass that was queued ahead is that of whoever goes on. Who ended (cancelled, say) is about to give memory back that
-        it writes to: then it is waited for."""
+        """The pass that was queued ahead is that of whoever goes on. Who ended (was cancelled, or has a result that could not be
+        read) is about to give memory back that it writes to: then it is waited for."""
         for task in ahead.tasks:
             if not task.over:
                 task.launched = True
                 task.step.cache.count_one()
         if any(task.over for task in ahead.tasks):
-            with suppress(
-                RuntimeError
-            ):  # the device failed: nothing runs on it any more, and whoever goes on is told next
+            # Where the device failed nothing runs on it any more, and whoever goes on is told next.
+            with suppress(RuntimeError):
                 ahead.end.wait()
 
     def _ran(self, brought: Brought) -> list[Ran]:

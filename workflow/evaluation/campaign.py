@@ -142,10 +142,8 @@ def reference(results: Path, scale: str | None = None) -> Path:
 
 def tell(top: Path, target: Path) -> int:
     """Have the documents under `top` say what the reference in `target` says; the exit code of the command."""
-    from evaluation import (
-        documents,
-        readme,
-    )  # everything that is printed from results, which putting them away does not need
+    # Everything that is printed from results, which putting them away does not need.
+    from evaluation import documents, readme
 
     if target.name not in (documents.SCALE, readme.PAPER):
         print(f"campaign: the documents speak of {documents.SCALE} and {readme.PAPER}, and stay as they are")
