@@ -66,6 +66,7 @@ def test_a_fault_in_a_pass_ends_its_session_and_no_other(engine, monkeypatch, pr
     fault = submit(engine, session, ids=tuple(prompt)).get()
     assert isinstance(fault, ServerFault) and "ZeroDivisionError" in str(fault)
     assert session.machine.state is State.FAILED
+    assert not engine.busy(), "it still counts as under way: the server would never have drained"
     monkeypatch.undo()
     assert isinstance(submit(engine, other, ids=tuple(prompt)).get(), Outcome)
     for one in (session, other):
@@ -113,6 +114,7 @@ def test_a_restore_that_breaks_off_fails_its_session_alone(engine, monkeypatch, 
     fault = submit(engine, session, resume_from=session.pause, max_new_tokens=2).get(timeout=30)
     assert isinstance(fault, ServerFault) and "no such stream" in str(fault)
     assert session.machine.state is State.FAILED
+    assert not engine.busy(), "it still counts as under way: the server would never have drained"
     monkeypatch.undo()
     assert isinstance(submit(engine, other, ids=tuple(prompt)).get(timeout=30), Outcome)
     engine.close(other.key)

@@ -43,6 +43,13 @@ def test_a_cache_makes_a_slab_when_its_layer_is_asked(slabs):
     assert made == [1] and bool((slabs[1][:2] == 1).all())
 
 
+def test_a_slab_made_in_a_pass_is_of_the_same_kind_as_one_made_before(slabs):
+    """torch compiles anew for the other kind, and a pass that would need another form fails."""
+    with torch.inference_mode():
+        room = slabs[0][:2]
+    assert not room.is_inference()
+
+
 def test_too_few_slabs_are_refused():
     with pytest.raises(ValueError, match="2 slabs for 3 layers"):
         SlabCache(3).bind(torch.zeros(2, 8, 2, 2, 4))

@@ -14,7 +14,11 @@ from djinn.model.fused import why_not
 from djinn.model.loop import Loop
 from djinn.model.probe_loop import differs
 from djinn.model.slabs import SlabCache
+from djinn.paging.layout import Slabs
+from djinn.sizes import KVShape
+from djinn.tiers.pools import Pool
 
+SHAPE = KVShape(DEPTH, HEADS, HEAD_DIM, HEADS * HEAD_DIM, "float32")
 IDS = torch.randint(3, 97, (1, TOKENS), generator=torch.Generator().manual_seed(1))
 
 
@@ -99,12 +103,13 @@ def test_compiled_once_whatever_the_length_and_wherever_a_state_lay():
     loop = Loop(build(), rows=4, max_tokens=ROOM)
     loop.first.compile()
     assert differs(loop) is None
-    arena = torch.zeros((2, DEPTH, ROOM, 2, HEADS, HEAD_DIM))  # not made in inference mode, as the server's is not
+    arena = Pool(1 << 20, torch.device("cpu"), SHAPE.unit_bytes)
+    places = arena.extents.take(*[ROOM * SHAPE.layer_token_bytes] * 2 * DEPTH)
     kept = torch.zeros((1, ROOM, HEADS * HEAD_DIM))
     for tokens in (2, 17, TOKENS):
         whole_cache, cache = SlabCache(DEPTH), SlabCache(DEPTH)
-        whole_cache.bind(arena[0])
-        cache.bind(arena[1])
+        whole_cache.bind(Slabs(SHAPE, arena, torch.float32, places[:DEPTH]))  # made in the pass, as on a server
+        cache.bind(Slabs(SHAPE, arena, torch.float32, places[DEPTH:]))
         whole = loop.run(whole_cache, IDS[:, :tokens], 0)
         for layer in (1, 5, DEPTH):
             kept[:, :tokens].copy_(loop.run(cache, IDS[:, :tokens], 0, stop=layer).hidden)

@@ -96,7 +96,7 @@ class Ledger:
         if residence.waiting:
             self.withdraw(residence.waiting)
         self.residences.pop(residence.key, None)
-        residence.released = True
+        residence.released, residence.granted = True, False
         residence.body.sharers.remove(residence)
         if not residence.body.sharers:
             self.closing.add(residence.body.serial)

@@ -48,7 +48,10 @@ class Pool:
     def view(self, extent: Extent, dtype: torch.dtype, *shape: int) -> torch.Tensor:
         """The start of `extent` as a tensor of `shape`; no copy."""
         count = torch.Size(shape).numel() * dtype.itemsize
-        return self.at(extent.start, count).view(dtype).view(*shape)
+        with torch.inference_mode(
+            False
+        ):  # also from within a pass: torch compiles for each of the two kinds of tensors
+            return self.at(extent.start, count).view(dtype).view(*shape)
 
 
 class HostMemory:
