@@ -17,7 +17,7 @@ import pytest
 from evaluation import peer as peer_rule
 from evaluation import workload as workload_rule
 from evaluation.contenders import answer
-from evaluation.contenders.asking import Asked, Broken
+from evaluation.contenders.asking import Asked, Broken, environment
 from evaluation.contenders.contender import PROBES, Contender, Evidence, Job, NotRefused, Unable, refusal
 from evaluation.peers import MODULES, PEERS, interpreters, missing
 
@@ -347,6 +347,14 @@ def test_djinn_answers_what_the_others_are_asked(tmp_path):
 def test_a_process_that_ends_by_itself_is_broken():
     with pytest.raises(Broken, match="ModuleNotFoundError"):
         Asked("no_such_system", JOB)
+
+
+def test_a_python_that_has_the_system_alone_finds_what_asks_it(monkeypatch, tmp_path):
+    """As vLLM's has, which is an environment of its own."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    names = "import sys; sys.path = [p for p in sys.path if 'packages' not in p]; "
+    code = names + "from importlib.util import find_spec as f; assert f('djinn') and f('evaluation.contenders.answer')"
+    subprocess.run([sys.executable, "-S", "-c", code], env=environment(), cwd=tmp_path, check=True)
 
 
 def test_a_process_that_waits_for_a_job_ends_with_its_block():

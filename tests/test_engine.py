@@ -14,6 +14,7 @@ from asking import submit, until
 from djinn.engine.engine import Engine
 from djinn.engine.session import Outcome, Paused
 from djinn.errors import Draining, IllegalMove, ServerFault
+from djinn.paging import policy
 from djinn.paging.endings import Endings
 from djinn.paging.transfers import Transfer
 from djinn.server.build import build_service
@@ -72,6 +73,20 @@ def test_a_fault_in_a_pass_ends_its_session_and_no_other(engine, monkeypatch, pr
     for one in (session, other):
         engine.close(one.key)
     assert engine.stats()["device_bytes"] == 0
+
+
+def test_the_policy_is_not_asked_for_every_part_that_is_written_through(engine, monkeypatch, prompt):
+    """It walks all sessions, while the compute waits for Python."""
+    asked = []
+    policy_says = policy.next_step
+    monkeypatch.setattr(policy, "next_step", lambda *args: asked.append(1) or policy_says(*args))
+    session, before = engine.open(), engine.stats()["mirrored_bytes"]
+    submit(engine, session, ids=tuple(prompt), break_at=engine.pager.shape.layers).get()
+    written = engine.pager.shape.layers * len(prompt) * engine.pager.shape.layer_token_bytes
+    until(lambda: engine.stats()["mirrored_bytes"] - before >= written)
+    until(lambda: not session.residence.body.pins)
+    engine.close(session.key)
+    assert len(asked) < engine.pager.shape.layers
 
 
 def test_a_fault_before_a_pass_harms_nothing(engine, monkeypatch, prompt):

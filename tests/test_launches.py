@@ -217,6 +217,48 @@ def test_the_next_token_is_queued_before_the_last_one_is_known(engine, side, mon
     assert out.tokens + more.tokens == other.tokens and torch.equal(more.logits, other.logits)
 
 
+def test_who_ends_first_holds_up_nobody_who_goes_on(engine, side, monkeypatch):
+    """Three decode together, and one after the other has its last token: what the others want next does not wait for it."""
+    counts, run_rows = [], engine.scheduler.executor.run_rows
+
+    def noted(caches, tokens, *more, counted=True, **named):
+        counts.append((len(caches), not counted))
+        return run_rows(caches, tokens, *more, counted=counted, **named)
+
+    asked = list(zip(prompts()[:3], (18, 6, 12), strict=True))
+    alone = [submit(engine, engine.open(), ids=p, max_new_tokens=n).get() for p, n in asked]
+    sessions = [engine.open() for _ in asked]
+    for session, (prompt, _) in zip(sessions, asked, strict=True):
+        submit(engine, session, ids=prompt, break_at=3).get()
+    monkeypatch.setattr(engine.scheduler.executor, "run_rows", noted)
+    with engine.lock:  # all are let in at once
+        outs = [
+            submit(engine, s, resume_from=s.pause, max_new_tokens=n) for s, (_, n) in zip(sessions, asked, strict=True)
+        ]
+    for out, same in zip(outs, alone, strict=True):
+        found = out.get()
+        assert found.tokens == same.tokens and torch.equal(found.logits, same.logits)
+    if engine.scheduler.ahead:
+        assert {(3, True), (2, True), (1, True)} <= set(counts)
+        assert sum(not ahead for _, ahead in counts) <= 4, counts
+
+
+def test_who_waits_for_a_row_gets_one_before_it_is_known_how_the_last_ones_end(engine, side, monkeypatch):
+    monkeypatch.setattr(engine.scheduler, "rows", 2)
+    monkeypatch.setattr(engine.scheduler.turns, "rows", 2)
+    sessions = [engine.open() for _ in range(4)]
+    for session, prompt in zip(sessions, prompts(), strict=False):
+        submit(engine, session, ids=prompt, max_new_tokens=1).get()
+    side.go.clear()
+    try:
+        with engine.lock:
+            outs = [submit(engine, session, max_new_tokens=1) for session in sessions]
+        until(lambda: side.behind == 2)
+    finally:
+        side.go.set()
+    assert all(isinstance(out.get(), Outcome) for out in outs)
+
+
 @pytest.mark.parametrize("how", [{"stop_tokens": frozenset({600})}, {"sampling": Sampling(temperature=0.7, seed=3)}])
 def test_nothing_is_queued_ahead_where_the_token_decides(engine, side, how):
     """600 is no token of this model: it never comes, and might."""

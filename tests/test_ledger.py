@@ -210,6 +210,29 @@ def test_holes_are_not_pushed_together_for_who_needs_that_somebody_leaves_anyway
     assert (step.transfer.direction, step.evicted) == (direction, evicted)
 
 
+def test_a_duplicate_is_given_up_before_holes_are_pushed_together_for_one_of_many():
+    """Two stand on the device, with a unit free above each: one cannot leave, for the host pool is full, and has the other too."""
+    book = Ledger(Extents(4 * UNIT, UNIT), Extents(5 * UNIT, UNIT))
+    places = book.device.take(*[UNIT] * 4)
+    for name, place in (("a", places[0]), ("b", places[2]), ("c", None), ("d", None)):
+        residence = Residence(name, Machine(State.IO_WAIT if place else State.HOST))
+        book.open(residence)
+        part = residence.body.parts[0] = Part(live=UNIT if place else 2 * UNIT)
+        if name != "a":
+            part.host, part.clean, part.issued = book.host.take_scattered(part.live), part.live, part.live
+        if place:
+            residence.body.here = True
+            residence.body.put(part, place)
+        else:
+            book.request(Request(residence, {0: 2 * UNIT}, number=len(book.waiting), resumed=True))
+    part = book.residences["b"].body.parts[0]
+    part.live += 1  # what it has computed since: it can only leave by a copy, for which there is no room either
+    book.device.give(places[1], places[3])
+    assert isinstance(policy.next_step(book), decisions.Yielded)
+    step = policy.next_step(book)
+    assert isinstance(step, decisions.Move) and step.transfer.direction == "out"
+
+
 @pytest.mark.parametrize("hole", ["device", "host", "disk"])
 def test_one_hole_in_any_tier_is_enough_for_everybody_to_come_back(hole):
     """Three tiers of three places, eight sessions: whoever asks is let in, however often."""

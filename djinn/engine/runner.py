@@ -92,7 +92,10 @@ class _Run:
         for number, one in enumerate(given):
             last = number == len(given) - 1
             stop = last and work.break_token is None
-            stopped = yield from self._forward(one, stop, last and self._followed(), tapped=number == 0)
+            ahead = len(given) - 1 - number
+            stopped = yield from self._forward(
+                one, stop, last and self._followed(), ahead + self._left(), tapped=number == 0
+            )
             if stopped:
                 return self._pause(one, stopped)
         while len(self.tokens) < work.max_new_tokens:
@@ -107,7 +110,7 @@ class _Run:
             if ended and not stop:
                 break
             one = Pass(tuple(session.unfed), session.length)
-            stopped = yield from self._forward(one, stop, self._followed())
+            stopped = yield from self._forward(one, stop, self._followed(), self._left())
             if stopped:
                 return self._pause(one, stopped)
         return self._outcome()
@@ -133,8 +136,13 @@ class _Run:
         goes_on = chosen < work.max_new_tokens and not work.stop_tokens and chosen != work.break_token
         return goes_on and self.session.sampler.greedy
 
+    def _left(self) -> int:
+        """Passes wanted behind the one that comes next, at most: of each token one, but for the last, behind which it stands."""
+        work, chosen = self.work, len(self.tokens) + 1
+        return max(0, work.max_new_tokens - chosen if work.break_token is None else work.break_token - chosen + 1)
+
     def _forward(
-        self, one: Pass, stop: bool, followed: bool, tapped: bool = False
+        self, one: Pass, stop: bool, followed: bool, left: int, tapped: bool = False
     ) -> Generator[Step, Stopped | Ran, Stopped | None]:
         """One pass; None when it ran to the end, and then the session holds its tokens and logits."""
         work, session = self.work, self.session
@@ -149,6 +157,7 @@ class _Run:
             all_logits=work.logits == "all",
             on_first=self._mark_first,
             followed=followed,
+            left=left,
         )
         if isinstance(result, Stopped):
             return result

@@ -49,15 +49,16 @@ class Scheduler:
         rows: int,
         deterministic: bool,
         ahead: bool,
+        memory_wanted: Callable[[], bool],
     ) -> None:
         """rows: decoded in one pass at most; 0 where the model cannot take several, and one token is a pass like any other. ahead:
-        whether tokens may be queued ahead on a card."""
+        whether tokens may be queued ahead on a card. memory_wanted: as of `Turns`."""
         self.executor, self.device, self.side, self.timeline = executor, device, side, timeline
         self.rows, self.deterministic = rows, deterministic
         self.slice, self.together = SLICE[device.type], TOGETHER[device.type]
         self.ahead = ahead and device.type == "cuda"  # a host that computes itself has nothing to wait for
         self.spent = 0  # of the slice, since single tokens ran last
-        self.turns = Turns(executor, rows, deterministic)
+        self.turns = Turns(executor, rows, deterministic, memory_wanted)
         self._launches = Launches(side, timeline)
 
     @property
@@ -124,21 +125,25 @@ class Scheduler:
     def _run_ahead(self) -> bool:
         """Queue the next token of those whose last one is under way, from what the device has found; whether that was done."""
         last = self._launches.only_result()
-        if not (last and last.brought and self.rows and self.turns.go_on_alone(last.tasks)):
+        rows = self.turns.going_on(last.tasks) if last and last.brought and self.rows else []
+        if not rows:
             return False
-        begin, steps = self.side.moment(), [task.step for task in last.tasks]
+        tasks, tokens = [last.tasks[row] for row in rows], last.brought.there
+        begin, steps = self.side.moment(), [task.step for task in tasks]
         try:
+            if len(rows) < len(last.tasks):  # the others end with it
+                tokens = tokens[uploaded([rows], self.device)[0]]
             found = self.executor.run_rows(
                 [step.cache for step in steps],
-                last.brought.there,
+                tokens,
                 [step.one.past + 1 for step in steps],
                 self.rows if self.deterministic else len(steps),
                 counted=False,
             )
             name, layers = f"decode {len(steps)}", (0, self.executor.depth)
-            last.ahead = self._launched(last.tasks, found, False, begin, name, layers)
+            last.ahead = self._launched(tasks, found, False, begin, name, layers)
         except Exception as error:  # noqa: BLE001  as in Task.advance
-            self._broke_off(last.tasks, error)
+            self._broke_off(tasks, error)
         return True
 
     def _run(self, tasks: list[Task], somebody_came: Callable[[], bool]) -> None:

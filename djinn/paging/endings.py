@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 
 from djinn.errors import DjinnError, IllegalMove, OutOfMemory, ServerFault, StateRefused, StorageError
 from djinn.paging import saves, spills
+from djinn.paging.bell import Bell
 from djinn.paging.ledger import Ledger
 from djinn.paging.residence import Body, Request, Residence, Saving
 from djinn.paging.transfers import Transfer
@@ -26,7 +26,7 @@ Reader = Callable[[DjinnError | None], None]  # the bytes can be read now, or wh
 
 
 class Endings:
-    def __init__(self, book: Ledger, disk: Disk | None, lock: threading.Condition) -> None:
+    def __init__(self, book: Ledger, disk: Disk | None, lock: Bell) -> None:
         self.book, self.disk, self.lock = book, disk, lock
         self.moved: Counter[str] = Counter()  # bytes and times, by kind
         self.readers: list[tuple[Residence, Reader]] = []  # of sessions that are on the disk, or moved
@@ -98,6 +98,7 @@ class Endings:
             residence.stamps["resident"] = time.monotonic_ns()
             self._end(transfer, ("restored_bytes",) if transfer.direction == "in" else ())
             residence.resident.set()
+            self.lock.notify_all()
 
     def _did_not_land(self, transfer: Transfer, residence: Residence, problem: Exception) -> None:
         """Under the lock: where nothing of it runs yet the session is where it was; else it is lost."""
@@ -119,7 +120,13 @@ class Endings:
         problem = transfer.problem or problem
         with self._telling(residence):
             if not problem:
+                before, sharers = self.book.free, residence.body.sharers
                 self._end(transfer, counted)
+                runs_on = sharers and all(sharer.granted for sharer in sharers)
+                # Written through for one that runs on: nothing of it can be moved. The policy walks all sessions, and a prompt has
+                # 40 such copies.
+                if not ("mirrored_bytes" in counted and runs_on and self.book.free == before):
+                    self.lock.notify_all()
                 return
             log.error("copying %s off the device failed: it stays there", residence.key[:8], exc_info=problem)
             transfer.cancel()
@@ -132,7 +139,6 @@ class Endings:
             self.moved[what] += transfer.nbytes
         transfer.end()
         self.let_read()
-        self.lock.notify_all()
 
     # -- called when a file has been written or read, on its thread --------------------------------------------
 

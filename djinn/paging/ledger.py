@@ -27,6 +27,11 @@ class Ledger:
         self.saving: list[Saving] = []  # not begun yet
         self.more_host: Callable[[], bool] = lambda: False  # whether the host pool is still being made ready
 
+    @property
+    def free(self) -> tuple[int, int, int]:
+        """Bytes that nobody has: of the arena, the host pool, the disk."""
+        return self.device.free_bytes, self.host.free_bytes, self.disk_free
+
     # -- sessions -----------------------------------------------------------------------------------
 
     def open(self, residence: Residence) -> None:

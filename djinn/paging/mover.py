@@ -1,6 +1,6 @@
 """The thread that carries out what the policy decides: it queues copies on the device's streams and the disk, and waits for none.
 
-It asks for the next step whenever something has changed. What follows a copy is done when it has ended (`endings`), on its
+It asks for the next step whenever something has changed (`bell`). What follows a copy is done when it has ended (`endings`), on its
 stream's thread, under the lock that guards the ledger; nothing is copied under it.
 """
 
@@ -81,14 +81,19 @@ class Mover:
     # -- the mover's thread ----------------------------------------------------------------------
 
     def _run(self) -> None:
+        answered = -1  # the policy had nothing to do: it is asked again behind the next change
         while True:
             with self.lock:
-                while not (self._closing or self.written or (step := self._next())):
-                    self.lock.wait()
+                step = None
+                while not (self._closing or self.written or step):
+                    if answered != self.lock.changes:
+                        changes, step = self.lock.changes, self._next()
+                        answered = -1 if step else changes
+                    else:
+                        self.lock.wait()
                 if self._closing:
                     return
-                if self.written:
-                    step = self.written.popleft()
+                step = step or self.written.popleft()
                 begun = self._safely(self._begin, step)
             if begun:
                 self._safely(self._carry_out, step)

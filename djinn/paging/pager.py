@@ -7,11 +7,11 @@ part that is still on its way; it never waits for the accounts. The policy decid
 from __future__ import annotations
 
 import itertools
-import threading
 from typing import Any
 
 from djinn.errors import Draining, IllegalMove
-from djinn.paging import saves
+from djinn.paging import saves, victims
+from djinn.paging.bell import Bell
 from djinn.paging.endings import Endings, Reader
 from djinn.paging.layout import Layout
 from djinn.paging.ledger import Ledger
@@ -43,7 +43,7 @@ class Pager:
     ) -> None:
         self.shape, self.device, self.disk, self.host = shape, device, disk, host
         self.layout = Layout(shape, arena, host)
-        self.lock = threading.Condition(threading.RLock())
+        self.lock = Bell()
         self.book = Ledger(arena.extents, host.extents, disk_bytes if disk else 0)
         self.book.more_host = lambda: host.growing
         self._numbers = itertools.count()
@@ -122,7 +122,7 @@ class Pager:
         item = Written(residence, key, live, residence.body.epoch, self.device.computed())
         with self.lock:
             self._mover.written.append(item)
-            self.lock.notify_all()
+            self.lock.hand_over()
 
     def set_live(self, residence: Residence, live: dict[Key, int]) -> None:
         """How much of each part holds something now; fewer than before is a rewind."""
@@ -157,6 +157,11 @@ class Pager:
             self.lock.notify_all()
         if request:
             request.then(IllegalMove(f"the session was {residence.machine.state} before there was room for it"))
+
+    def wanted(self) -> bool:
+        """Whether somebody waits for memory that only those have who run."""
+        with self.lock:
+            return victims.only_who_runs_has_room(self.book)
 
     def usage(self) -> dict[str, Any]:
         """Live bytes by authoritative tier, duplicates apart; what the tiers can hold; what was copied since the start.

@@ -3,8 +3,8 @@
 Order of the waiting: resumed before new (see Request.rank), and memory goes to the first that lacks some, so that nobody
 starves behind smaller ones; who lacks nothing is let in at once. Restores begin as late as keeps the copies busy: whom one
 puts out is then chosen (`victims`) knowing everybody who has asked meanwhile. Room for the next is made while one comes back,
-so that copies go both ways at once. Holes of the arena are pushed together where nobody would have to leave then, and before
-anybody is refused.
+so that copies go both ways at once. Holes of the arena are pushed together where nobody would have to leave then or nobody can, and
+before anybody is refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from djinn.paging.ledger import Ledger
 from djinn.paging.placements import begin_compact, begin_slide
 from djinn.paging.residence import Moving, Request, Residence
 from djinn.paging.transfers import Transfer
-from djinn.paging.victims import first_to_the_host, host_room, lift, may_leave, victims
+from djinn.paging.victims import first_to_the_host, host_room, lift, may_leave, victims, yield_somebody
 
 AHEAD = 1 << 28  # bytes behind the restore at hand, from which on no other begins: 5 ms of a PCIe 5 link
 
@@ -72,7 +72,7 @@ def _make_room(book: Ledger, request: Request, ahead: int) -> Step | None:
         return None
     if not request.resumed and not may_join(book, total):
         return _wait_or_refuse(book, request, total)
-    victim = None
+    victim = short = None
     for victim in victims(book, request, missing - book.device.free_bytes - coming):
         if somebody_leaves and victim.waiting:
             break
@@ -80,6 +80,9 @@ def _make_room(book: Ledger, request: Request, ahead: int) -> Step | None:
             at_once = isinstance(step, Evicted) and not body.disk_bytes and book.device.free_bytes >= missing
             placed = placements.begin_place(book, request) if at_once else None
             return Move(placed, residence, request, evicted=1) if placed else step
+        short = victim  # of room in the host pool
+    if somebody_leaves and short and (yielded := yield_somebody(book)):
+        return yielded
     if somebody_leaves and (compacted := _move_down(book, begin_compact)):
         return compacted
     if victim and (step := host_room(book, request)):

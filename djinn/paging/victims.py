@@ -61,12 +61,22 @@ def stands_still(residence: Residence) -> bool:
     return not residence.granted and residence.machine.state in STILL
 
 
+def only_who_runs_has_room(book: Ledger) -> bool:
+    """Whether those who wait take more than is free, and more than those have who could leave."""
+    away = [request for request in book.waiting if not (request.residence.body.here or request.residence.body.moving)]
+    idle = (
+        [b for b in book.bodies() if may_leave(b) and all(stands_still(s) and not s.waiting for s in b.sharers)]
+        if away
+        else []
+    )
+    room = book.device.free_bytes + sum(body.device_bytes for body in idle)
+    return sum(sum(request.need.values()) for request in away) > room
+
+
 def host_room(book: Ledger, request: Request) -> Spill | Yielded | None:
     """Make some room in the host pool: a duplicate given back, else somebody's bytes written to the disk."""
-    for body in book.bodies():
-        if body.here and not body.pins and not body.moving and body.has_host_copy:
-            evictions.yield_duplicate(book, body.sharers[0])
-            return Yielded()
+    if yielded := yield_somebody(book):
+        return yielded
 
     def order(residence: Residence) -> tuple:
         asks = residence.body is request.residence.body  # last of all: it makes room for who must go before it
@@ -79,6 +89,15 @@ def host_room(book: Ledger, request: Request) -> Spill | Yielded | None:
             return Yielded()
         if book.spill_failed < request.number and (spilled := spills.begin_spill(book, residence)):
             return Spill(spilled)
+    return None
+
+
+def yield_somebody(book: Ledger) -> Yielded | None:
+    """Give back somebody's copy in the host pool of what the device holds."""
+    for body in book.bodies():
+        if body.here and not body.pins and not body.moving and body.has_host_copy:
+            evictions.yield_duplicate(book, body.sharers[0])
+            return Yielded()
     return None
 
 

@@ -8,10 +8,18 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from evaluation.contenders.contender import Job, Unable
 from evaluation.lifeline import PARENT
+
+
+def environment() -> dict[str, str]:
+    """Of a contender's Python, which has its system and need not have this package."""
+    workflow = Path(__file__).parents[2]
+    places = [str(workflow), str(workflow.parent), os.environ.get("PYTHONPATH")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places)), PARENT: str(os.getpid())}
 
 
 class Broken(RuntimeError):
@@ -34,7 +42,7 @@ class Asked:
         try:
             self._process = subprocess.Popen(
                 [python, "-m", "evaluation.contenders.answer", module],
-                env={**os.environ, PARENT: str(os.getpid())},
+                env=environment(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
