@@ -92,10 +92,8 @@ class _Run:
         for number, one in enumerate(given):
             last = number == len(given) - 1
             stop = last and work.break_token is None
-            ahead = len(given) - 1 - number
-            stopped = yield from self._forward(
-                one, stop, last and self._followed(), ahead + self._left(), tapped=number == 0
-            )
+            followed, ends = last and self._followed(), last and self._ends()
+            stopped = yield from self._forward(one, stop, followed, ends, tapped=number == 0)
             if stopped:
                 return self._pause(one, stopped)
         while len(self.tokens) < work.max_new_tokens:
@@ -110,7 +108,7 @@ class _Run:
             if ended and not stop:
                 break
             one = Pass(tuple(session.unfed), session.length)
-            stopped = yield from self._forward(one, stop, self._followed(), self._left())
+            stopped = yield from self._forward(one, stop, self._followed(), self._ends())
             if stopped:
                 return self._pause(one, stopped)
         return self._outcome()
@@ -136,13 +134,13 @@ class _Run:
         goes_on = chosen < work.max_new_tokens and not work.stop_tokens and chosen != work.break_token
         return goes_on and self.session.sampler.greedy
 
-    def _left(self) -> int:
-        """Passes wanted behind the one that comes next, at most: of each token one, but for the last, behind which it stands."""
+    def _ends(self) -> bool:
+        """Whether no pass can be wanted behind the one that comes next: it gives the last token, or the pause."""
         work, chosen = self.work, len(self.tokens) + 1
-        return max(0, work.max_new_tokens - chosen if work.break_token is None else work.break_token - chosen + 1)
+        return chosen >= work.max_new_tokens if work.break_token is None else chosen > work.break_token
 
     def _forward(
-        self, one: Pass, stop: bool, followed: bool, left: int, tapped: bool = False
+        self, one: Pass, stop: bool, followed: bool, ends: bool, tapped: bool = False
     ) -> Generator[Step, Stopped | Ran, Stopped | None]:
         """One pass; None when it ran to the end, and then the session holds its tokens and logits."""
         work, session = self.work, self.session
@@ -157,7 +155,7 @@ class _Run:
             all_logits=work.logits == "all",
             on_first=self._mark_first,
             followed=followed,
-            left=left,
+            ends=ends,
         )
         if isinstance(result, Stopped):
             return result

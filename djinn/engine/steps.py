@@ -34,7 +34,7 @@ class Step:
     all_logits: bool = False
     on_first: Callable[[], None] = lambda: None
     followed: bool = False  # whatever it gives, a whole pass over its likeliest token is wanted next
-    left: int = 0  # passes that the request wants behind it at most; none: it ends with this one, whatever that gives
+    ends: bool = False  # the request ends with it, whatever it gives
     span: tuple[int, int | None] | None = field(init=False)
 
     def __post_init__(self) -> None:

@@ -1,9 +1,7 @@
 """Who shares the device's next pass. It chooses among the tasks under way, and changes none of them.
 
 Passes over one token are shared by sessions that go through the same layers. Who decodes keeps its row for TURN tokens before
-somebody else who waits gets it: those who end give their memory back early. Where somebody waits for that, and all that decode
-would end within a turn, half of them do so first: a pass of half the rows takes two thirds of the time, so that copies begin
-earlier, and what is left of the decoding goes on beside them.
+somebody else who waits gets it: those who end give their memory back early.
 
 Prompts whose first passes go through the same layers share one, up to as many tokens as the executor was told: a few short
 ones take the time of one, and of 1,600 tokens each two take 3 % less than one after the other, both as late as the second;
@@ -12,26 +10,19 @@ from LONG tokens on nothing is won.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from djinn.engine.task import Task
 from djinn.model.executor import Executor
 from djinn.model.loop import Loop
 
 WHOLE = (0, None)  # layers of a pass that starts at the first and stops nowhere
 TURN = 16  # tokens
-FEWEST = 16  # rows of a pass while somebody waits for memory: it reads all weights, however few share it
 LONG = 2048  # tokens of a prompt that is prefilled alone
 
 
 class Turns:
-    def __init__(
-        self, executor: Executor | Loop, rows: int, deterministic: bool, memory_wanted: Callable[[], bool]
-    ) -> None:
-        """rows: decoded in one pass at most. deterministic: prompts share a pass only where no bit tells. memory_wanted: whether
-        somebody waits for memory that only those have who run."""
+    def __init__(self, executor: Executor | Loop, rows: int, deterministic: bool) -> None:
+        """rows: decoded in one pass at most. deterministic: prompts share a pass only where no bit tells."""
         self.executor, self.rows, self.deterministic = executor, rows, deterministic
-        self.memory_wanted = memory_wanted
         self.tasks: list[Task] = []  # in the order of their ranks
 
     def add(self, task: Task) -> None:
@@ -51,21 +42,14 @@ class Turns:
         Nobody's, while such a pass is under way of somebody who wants another: who missed it would read all weights alone.
         """
         found = [task for task in here if (task.step.span == WHOLE) == whole]
-        if any(task.launched and task.step.left for task in found):
+        if any(task.launched and not task.step.ends for task in found):
             return []
         found = [task for task in found if not task.launched]
         found.sort(key=lambda task: (task.served // TURN, task.rank))
         first = found[0].step if found else None
         if first and first.taps:  # what is kept on the way is kept of one session
             return found[:1]
-        alike = [task for task in found if task.step.span == first.span and not task.step.taps]
-        return alike[: self._most(found, whole)]
-
-    def _most(self, found: list[Task], whole: bool) -> int:
-        """Rows of a pass, of those who could have one."""
-        half = max(FEWEST, -(-len(found) // 2))
-        ending = whole and half < min(self.rows, len(found)) and all(task.step.left < TURN for task in found)
-        return half if ending and self.memory_wanted() else self.rows or 1
+        return [task for task in found if task.step.span == first.span and not task.step.taps][: self.rows or 1]
 
     def tokens_here(self) -> list[Task]:
         """Who wants a pass over one token: those whose sessions are all here, or all of them where none is.
@@ -100,11 +84,11 @@ class Turns:
         """Of the tasks whose pass is under way, which have the next one whatever their tokens are: all that want another, where
         nobody else gets a row before them. Else none."""
         going = [row for row, task in enumerate(tasks) if task.step.followed]
-        known = all(not task.over and task.step.span and (task.step.followed or not task.step.left) for task in tasks)
+        known = all(not task.over and task.step.span and (task.step.followed or task.step.ends) for task in tasks)
         if not (going and known) or self.first_of_the_others() or any(tasks[row].on_its_way for row in going):
             return []
         others = [task for task in self.tokens_here() if task.waits]
         last = max(((tasks[row].served + 1) // TURN, tasks[row].rank) for row in going)
         first = min(((task.served // TURN, task.rank) for task in others), default=last)
-        alone = not others or (len(going) == self._most([*tasks, *others], whole=True) and last < first)
+        alone = not others or (len(going) == self.rows and last < first)
         return going if alone else []
