@@ -48,9 +48,8 @@ class Pool:
     def view(self, extent: Extent, dtype: torch.dtype, *shape: int) -> torch.Tensor:
         """The start of `extent` as a tensor of `shape`; no copy."""
         count = torch.Size(shape).numel() * dtype.itemsize
-        with torch.inference_mode(
-            False
-        ):  # also from within a pass: torch compiles for each of the two kinds of tensors
+        # Of one kind wherever it is asked for, within a pass or not: torch compiles for each of the two kinds of tensors.
+        with torch.inference_mode(False):
             return self.at(extent.start, count).view(dtype).view(*shape)
 
 
