@@ -58,6 +58,20 @@ def test_a_stop_behind_any_layer_goes_on_to_the_bit_and_nothing_above_has_run(la
     assert first == [layer]
 
 
+def test_a_first_pass_that_goes_on_does_not_read_its_tokens():
+    loop = Loop(build(), rows=4, max_tokens=ROOM)
+    whole, cache = loop.run(fresh(loop.reentry), IDS, 0), fresh(loop.reentry)
+    stopped = loop.run(cache, IDS, 0, stop=3)
+    assert not loop.reads(TOKENS, 0, 3)
+    rest = loop.run(cache, torch.full_like(IDS, -1), 0, start=3, hidden=stopped.hidden)
+    assert torch.equal(rest.logits, whole.logits)
+
+
+@pytest.mark.parametrize(("tokens", "past", "start"), [(TOKENS, 0, 0), (7, TOKENS, 3), (1, TOKENS, 3), (1, 0, 3)])
+def test_every_other_pass_reads_its_tokens(tokens, past, start):
+    assert Loop(build(), rows=4, max_tokens=ROOM).reads(tokens, past, start)
+
+
 def test_taps_see_what_a_stop_gives():
     loop, seen = Loop(build(), rows=4, max_tokens=ROOM), {}
     loop.run(fresh(loop.reentry), IDS, 0, taps={3: lambda hidden: seen.update({3: hidden.clone()})})

@@ -98,6 +98,10 @@ class Executor:
 
         return stand_in
 
+    def reads(self, tokens: int, past: int, start: int) -> bool:
+        """Whether a pass over so many tokens from layer `start` on needs their ids, and not only how many they are."""
+        return True
+
     def run(
         self,
         cache: SlabCache,

@@ -28,9 +28,15 @@ ATTENTION = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.
 class FirstPass:
     """Of a model of the Llama type. One thread at a time."""
 
-    def __init__(self, model: PreTrainedModel, layers: Sequence[Layer], shape: Shape, least: int) -> None:
-        """least: rows that a pass has at least, those beyond its tokens being padding."""
+    @torch.inference_mode()
+    def __init__(
+        self, model: PreTrainedModel, layers: Sequence[Layer], shape: Shape, least: int, max_tokens: int
+    ) -> None:
+        """least: rows that a pass has at least, those beyond its tokens being padding. max_tokens: of the longest prompt."""
         self.model, self.layers, self.shape, self.least = model, layers, shape, least
+        # Of all positions, since each has its own whoever else is asked for: made in a pass they stood before its first kernel.
+        first = model.model.embed_tokens.weight[:1]
+        self._tables = model.model.rotary_emb(first, torch.arange(max_tokens, device=first.device)[None])
         self._project, self._place, self._after = project, place, after
         self._alike: dict[int, bool] = {}
 
@@ -49,7 +55,7 @@ class FirstPass:
         torch._dynamo.mark_dynamic(hidden, 0)
         # As of two prompts: torch compiles for a view at the start of its storage and for one behind it.
         projected = self._project(hidden, layer.norm, layer.qkv, shape.eps).split(tokens)
-        cos, sin = self._tables(hidden, tokens)
+        cos, sin = self._first_positions(tokens)
         with torch.inference_mode(False):  # as the arena is; torch compiles for each of the two kinds of tensors
             room = torch.zeros((tokens, 2, shape.kv_heads, shape.head_dim), dtype=hidden.dtype, device=hidden.device)
         attended = hidden.new_zeros((2 * tokens, shape.heads * shape.head_dim))
@@ -98,10 +104,9 @@ class FirstPass:
         state = self.model.model.embed_tokens(torch.cat(ids, 1)) if hidden is None else torch.cat(list(hidden), 1)
         state = F.pad(state[0], (0, 0, 0, padding)) if padding else state[0]
         beyond = [state.new_zeros((padding, self.shape.heads * self.shape.head_dim))] if padding else []
-        tables = self._tables(state, max(lengths))
         for index, layer in enumerate(self.layers[start:], start):
             parts = each(self._project(state, layer.norm, layer.qkv, self.shape.eps))
-            attended = [self._attended(*one, index, tables) for one in zip(caches, parts, strict=True)] + beyond
+            attended = [self._attended(*one, index) for one in zip(caches, parts, strict=True)] + beyond
             joined = torch.cat(attended) if len(attended) > 1 else attended[0]
             state = self._after(state, joined, layer.out, layer.mlp_norm, layer.gate_up, layer.down, self.shape.eps)
             done = index + 1
@@ -116,21 +121,18 @@ class FirstPass:
             on_first()
         return Finished(logits)
 
-    def _attended(
-        self, cache: SlabCache, projected: torch.Tensor, index: int, tables: tuple[torch.Tensor, torch.Tensor]
-    ) -> torch.Tensor:
+    def _attended(self, cache: SlabCache, projected: torch.Tensor, index: int) -> torch.Tensor:
         """One prompt's attention in layer `index`, its keys and values written where they stay."""
         tokens, kept = len(projected), cache.layers[index]
         room = kept.claim(tokens)
-        cos, sin = tables
-        attended = attend(self._place(projected, cos[:tokens], sin[:tokens], room, self.shape), room)
+        attended = attend(self._place(projected, *self._first_positions(tokens), room, self.shape), room)
         kept.wrote(tokens)
         return attended
 
-    def _tables(self, state: torch.Tensor, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin `(tokens, head_dim)` of the first positions."""
-        cos, sin = self.model.model.rotary_emb(state[None], torch.arange(tokens, device=state.device)[None])
-        return cos[0], sin[0]
+    def _first_positions(self, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and sin `(tokens, head_dim)`."""
+        cos, sin = self._tables
+        return cos[0, :tokens], sin[0, :tokens]
 
     def _logits(self, state: torch.Tensor) -> torch.Tensor:
         return F.linear(self.model.model.norm(state), self.model.lm_head.weight)

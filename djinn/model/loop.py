@@ -40,7 +40,8 @@ class Loop:
         self.reentry, self.model, self.depth = executor, executor.model, executor.depth
         self.layers, self.shape = fuse(self.model)
         card = self.model.device.type == "cuda"
-        self.first = FirstPass(self.model, self.layers, self.shape, least=min(LEAST, max_tokens) if card else 1)
+        least = min(LEAST, max_tokens) if card else 1
+        self.first = FirstPass(self.model, self.layers, self.shape, least, max_tokens)
         self.alike = self.first.alike
         self.together = together
         self.rows = None
@@ -52,6 +53,14 @@ class Loop:
             )
             if compiled:
                 self.first.compile()
+
+    def reads(self, tokens: int, past: int, start: int) -> bool:
+        """As `Executor.reads`: a first pass goes on from a hidden state alone."""
+        return not start or self._by_reentry(tokens, past)
+
+    @staticmethod
+    def _by_reentry(tokens: int, past: int) -> bool:
+        return past > 0 or tokens == 1
 
     def run(
         self,
@@ -67,7 +76,7 @@ class Loop:
         on_first: Callable[[], None] = lambda: None,
     ) -> Stopped | Finished:
         """As `Executor.run`."""
-        if past or ids.shape[1] == 1:
+        if self._by_reentry(ids.shape[1], past):
             return self.reentry.run(
                 cache,
                 ids,
