@@ -200,18 +200,24 @@ def launches(engine):
     return list(engine.scheduler._launches._queued)
 
 
-def test_the_next_token_is_queued_before_the_last_one_is_known(engine, side, monkeypatch):
-    ahead, run_rows = [], engine.scheduler.executor.run_rows
+def note_passes(engine, monkeypatch) -> list[tuple[int, bool]]:
+    """From now on, of every pass over one token: how many share it, and whether it was queued ahead."""
+    passes, run_rows = [], engine.scheduler.executor.run_rows
 
     def noted(caches, tokens, *more, counted=True, **named):
-        ahead.append(isinstance(tokens, torch.Tensor) and not counted)
+        passes.append((len(caches), isinstance(tokens, torch.Tensor) and not counted))
         return run_rows(caches, tokens, *more, counted=counted, **named)
 
     monkeypatch.setattr(engine.scheduler.executor, "run_rows", noted)
+    return passes
+
+
+def test_the_next_token_is_queued_before_the_last_one_is_known(engine, side, monkeypatch):
+    passes = note_passes(engine, monkeypatch)
     session = engine.open()
     out = submit(engine, session, ids=prompts()[2], max_new_tokens=20).get()
-    assert ahead.count(True) == (18 if engine.scheduler.ahead else 0), "of 19 passes all but the first"
-    assert len(ahead) == 19 and side.most_behind == (2 if engine.scheduler.ahead else 1)
+    assert passes.count((1, True)) == (18 if engine.scheduler.ahead else 0), "of 19 passes all but the first"
+    assert len(passes) == 19 and side.most_behind == (2 if engine.scheduler.ahead else 1)
     more = submit(engine, session, max_new_tokens=5).get()
     other = submit(engine, engine.open(), ids=prompts()[2], max_new_tokens=25).get()
     assert out.tokens + more.tokens == other.tokens and torch.equal(more.logits, other.logits)
@@ -219,18 +225,12 @@ def test_the_next_token_is_queued_before_the_last_one_is_known(engine, side, mon
 
 def test_who_ends_first_holds_up_nobody_who_goes_on(engine, side, monkeypatch):
     """Three decode together, and one after the other has its last token: what the others want next does not wait for it."""
-    counts, run_rows = [], engine.scheduler.executor.run_rows
-
-    def noted(caches, tokens, *more, counted=True, **named):
-        counts.append((len(caches), not counted))
-        return run_rows(caches, tokens, *more, counted=counted, **named)
-
     asked = list(zip(prompts()[:3], (18, 6, 12), strict=True))
     alone = [submit(engine, engine.open(), ids=p, max_new_tokens=n).get() for p, n in asked]
     sessions = [engine.open() for _ in asked]
     for session, (prompt, _) in zip(sessions, asked, strict=True):
         submit(engine, session, ids=prompt, break_at=3).get()
-    monkeypatch.setattr(engine.scheduler.executor, "run_rows", noted)
+    passes = note_passes(engine, monkeypatch)
     with engine.lock:  # all are let in at once
         outs = [
             submit(engine, s, resume_from=s.pause, max_new_tokens=n) for s, (_, n) in zip(sessions, asked, strict=True)
@@ -239,8 +239,8 @@ def test_who_ends_first_holds_up_nobody_who_goes_on(engine, side, monkeypatch):
         found = out.get()
         assert found.tokens == same.tokens and torch.equal(found.logits, same.logits)
     if engine.scheduler.ahead:
-        assert {(3, True), (2, True), (1, True)} <= set(counts)
-        assert sum(not ahead for _, ahead in counts) <= 4, counts
+        assert {(3, True), (2, True), (1, True)} <= set(passes)
+        assert sum(not ahead for _, ahead in passes) <= 4, passes
 
 
 def test_who_waits_for_a_row_gets_one_before_it_is_known_how_the_last_ones_end(engine, side, monkeypatch):

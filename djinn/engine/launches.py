@@ -1,8 +1,8 @@
 """Passes that the device was given, in their order, until their results have been handed out.
 
 The next pass is queued before the last one's result is read, so that the device need not wait for the host in between; where
-all that it wants of that result are the likeliest tokens, it is of the same sessions. A host that computes itself is done with
-a pass when it has been given, and nothing is ever behind.
+all that it wants of that result are the likeliest tokens, it is of the same sessions, but for those that end. A host that
+computes itself is done with a pass when it has been given, and nothing is ever behind.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Launch:
     end: Moment
     name: str
     about: dict[str, Any] = field(default_factory=dict)  # for the timeline
-    ahead: Launch | None = None  # the pass of the same tasks that was queued behind it before its result was known
+    ahead: Launch | None = None  # that of those who go on, queued behind it before its result was known
 
 
 class Launches:

@@ -92,8 +92,7 @@ class _Run:
         for number, one in enumerate(given):
             last = number == len(given) - 1
             stop = last and work.break_token is None
-            followed, ends = last and self._followed(), last and self._ends()
-            stopped = yield from self._forward(one, stop, followed, ends, tapped=number == 0)
+            stopped = yield from self._forward(one, stop, last=last, tapped=number == 0)
             if stopped:
                 return self._pause(one, stopped)
         while len(self.tokens) < work.max_new_tokens:
@@ -108,7 +107,7 @@ class _Run:
             if ended and not stop:
                 break
             one = Pass(tuple(session.unfed), session.length)
-            stopped = yield from self._forward(one, stop, self._followed(), self._ends())
+            stopped = yield from self._forward(one, stop)
             if stopped:
                 return self._pause(one, stopped)
         return self._outcome()
@@ -130,9 +129,8 @@ class _Run:
 
     def _followed(self) -> bool:
         """Whether behind the pass that comes next, if it runs to its end, a whole one over its likeliest token is wanted."""
-        work, chosen = self.work, len(self.tokens) + 1
-        goes_on = chosen < work.max_new_tokens and not work.stop_tokens and chosen != work.break_token
-        return goes_on and self.session.sampler.greedy
+        over = self._ends() or self.work.break_token == len(self.tokens) + 1
+        return not (over or self.work.stop_tokens) and self.session.sampler.greedy
 
     def _ends(self) -> bool:
         """Whether no pass can be wanted behind the one that comes next: it gives the last token, or the pause."""
@@ -140,9 +138,9 @@ class _Run:
         return chosen >= work.max_new_tokens if work.break_token is None else chosen > work.break_token
 
     def _forward(
-        self, one: Pass, stop: bool, followed: bool, ends: bool, tapped: bool = False
+        self, one: Pass, stop: bool, last: bool = True, tapped: bool = False
     ) -> Generator[Step, Stopped | Ran, Stopped | None]:
-        """One pass; None when it ran to the end, and then the session holds its tokens and logits."""
+        """One pass; None when it ran to the end, and then the session holds its tokens and logits. last: of those given."""
         work, session = self.work, self.session
         if work.cancelled:
             raise IllegalMove("the session was cancelled")
@@ -154,8 +152,8 @@ class _Run:
             taps={layer: partial(self._checkpoint, one, layer) for layer in work.checkpoint_at} if tapped else {},
             all_logits=work.logits == "all",
             on_first=self._mark_first,
-            followed=followed,
-            ends=ends,
+            followed=last and self._followed(),
+            ends=last and self._ends(),
         )
         if isinstance(result, Stopped):
             return result

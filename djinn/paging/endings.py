@@ -114,18 +114,16 @@ class Endings:
             self._end(transfer, ())
         self.lock.notify_all()
 
-    def left(
-        self, transfer: Transfer, residence: Residence, counted: tuple[str, ...], problem: Exception | None
-    ) -> None:
+    def left(self, transfer: Transfer, residence: Residence, mirrored: bool, problem: Exception | None) -> None:
+        """mirrored: written through, behind a run; else evicted."""
         problem = transfer.problem or problem
         with self._telling(residence):
             if not problem:
                 before, sharers = self.book.free, residence.body.sharers
-                self._end(transfer, counted)
+                self._end(transfer, ("evicted_bytes", "mirrored_bytes") if mirrored else ("evicted_bytes",))
                 runs_on = sharers and all(sharer.granted for sharer in sharers)
-                # Written through for one that runs on: nothing of it can be moved. The policy walks all sessions, and a prompt has
-                # 40 such copies.
-                if not ("mirrored_bytes" in counted and runs_on and self.book.free == before):
+                # Nothing of one that runs on can be moved. The policy walks all sessions, and a prompt has 40 such copies.
+                if not (mirrored and runs_on and self.book.free == before):
                     self.lock.notify_all()
                 return
             log.error("copying %s off the device failed: it stays there", residence.key[:8], exc_info=problem)

@@ -142,7 +142,7 @@ class Mover:
             case Move(transfer=transfer, residence=residence, request=request):
                 if transfer.direction == "out":
                     self._ends.moved["evictions"] += 1
-                    self._queue_out(transfer, residence, f"evict {residence.key[:8]}", ("evicted_bytes",))
+                    self._queue_out(transfer, residence, f"evict {residence.key[:8]}")
                 else:
                     self._ends.moved["evictions"] += step.evicted
                     self._queue_in(transfer, residence, request)
@@ -193,15 +193,14 @@ class Mover:
             transfer = evictions.begin_mirror(self.book, residence, item.key, item.live)
         if transfer:
             self.device.out.after(item.mark, Wait.OUT_AFTER_COMPUTE)
-            name = f"write through {residence.key[:8]}"
-            self._queue_out(transfer, residence, name, ("evicted_bytes", "mirrored_bytes"))
+            self._queue_out(transfer, residence, f"write through {residence.key[:8]}", mirrored=True)
 
-    def _queue_out(self, transfer: Transfer, residence: Residence, name: str, counted: tuple[str, ...]) -> None:
+    def _queue_out(self, transfer: Transfer, residence: Residence, name: str, mirrored: bool = False) -> None:
         try:
             self.device.out.copy(name, self.layout.copies("out", transfer.moves))
         except Exception as error:  # noqa: BLE001  what is queued must end first; then it is told
             transfer.problem = error
-        self.device.out.call(partial(self._ends.left, transfer, residence, counted), Wait.FREE_AFTER_OUT)
+        self.device.out.call(partial(self._ends.left, transfer, residence, mirrored), Wait.FREE_AFTER_OUT)
 
     def _queue_in(self, transfer: Transfer, residence: Residence, request: Request | None) -> None:
         if not transfer.moves:

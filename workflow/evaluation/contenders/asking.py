@@ -8,17 +8,16 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from evaluation.contenders.contender import Job, Unable
 from evaluation.lifeline import PARENT
+from evaluation.records import ROOT
 
 
 def environment() -> dict[str, str]:
     """Of a contender's Python, which has its system and need not have this package."""
-    workflow = Path(__file__).parents[2]
-    places = [str(workflow), str(workflow.parent), os.environ.get("PYTHONPATH")]
+    places = [os.environ.get("PYTHONPATH"), str(ROOT), str(ROOT / "workflow")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places)), PARENT: str(os.getpid())}
 
 
