@@ -49,6 +49,24 @@ def test_a_shared_pass_stops_and_goes_on_with_the_bits_of_ones_own(layer):
         assert torch.equal(found, expected)
 
 
+def test_stopped_behind_the_last_layer_all_of_them_share_what_is_left():
+    """A row of logits each, and no product of all their tokens: not even a copy of them."""
+    loop = padded()
+    alone = [loop.run(fresh(loop.reentry), ids, 0).logits for ids in IDS]
+    caches, began = [fresh(loop.reentry) for _ in IDS], []
+    stopped = loop.run_prompts(caches, IDS, stop=DEPTH)
+    every = loop.run(caches[0], IDS[0], 0, start=DEPTH, hidden=stopped[0].hidden, all_logits=True)
+    assert torch.equal(every.logits, loop.run(fresh(loop.reentry), IDS[0], 0, all_logits=True).logits)
+    states = [one.hidden.clone() for one in stopped]
+    for state in states:
+        state[:, :-1] = float("nan")
+    unread = [torch.full_like(ids, -1) for ids in IDS]
+    found = loop.run_prompts(caches, unread, start=DEPTH, hidden=states, on_first=lambda: began.append(DEPTH))
+    assert began == [DEPTH]
+    for one, expected in zip(found.logits, alone, strict=True):
+        assert torch.equal(one, expected[0])
+
+
 def test_keys_and_values_are_those_of_ones_own_pass():
     loop = padded()
     caches, own = [fresh(loop.reentry) for _ in IDS], [fresh(loop.reentry) for _ in IDS]
@@ -124,6 +142,22 @@ def test_paused_together_they_go_on_together_and_apart(engine):
     outs += [reply.get() for reply in [submit(engine, s, resume_from=s.pause, max_new_tokens=4) for s in sessions[1:]]]
     for found, expected in zip(outs, alone, strict=True):
         assert found.tokens == expected.tokens and torch.equal(found.logits, expected.logits)
+
+
+def test_ended_behind_the_last_layer_more_go_on_together_than_share_a_prompts_pass(engine, monkeypatch):
+    alone = [submit(engine, engine.open(), ids=prompt, max_new_tokens=4).get() for prompt in prompts()]
+    sessions = [engine.open() for _ in prompts()]
+    depth = engine.scheduler.executor.depth
+    for session, prompt in zip(sessions, prompts(), strict=True):
+        assert isinstance(submit(engine, session, ids=prompt, break_at=depth).get(), Paused)
+    monkeypatch.setattr(engine.scheduler.executor, "together", 20)  # less than two of the prompts
+    busy = submit(engine, engine.open(), ids=tuple(range(250)), logits="all")
+    replies = [submit(engine, s, resume_from=s.pause, max_new_tokens=4) for s in sessions]
+    busy.get()
+    for reply, expected in zip(replies, alone, strict=True):
+        found = reply.get()
+        assert found.tokens == expected.tokens and torch.equal(found.logits, expected.logits)
+    assert shared(engine), "each had a pass of its own"
 
 
 def test_what_needs_a_pass_of_its_own_has_one(engine, monkeypatch):

@@ -14,7 +14,7 @@ from trace_memory import UNIT, Memory
 from trace_mover import LateMover
 from traces import World, random_trace, shrunk
 
-from djinn.paging import decisions, evictions, policy
+from djinn.paging import decisions, evictions, policy, victims
 from djinn.paging.ledger import Ledger
 from djinn.paging.residence import Body, Part, Request, Residence
 from djinn.paging.transfers import Transfer
@@ -231,6 +231,35 @@ def test_a_duplicate_is_given_up_before_holes_are_pushed_together_for_one_of_man
     assert isinstance(policy.next_step(book), decisions.Yielded)
     step = policy.next_step(book)
     assert isinstance(step, decisions.Move) and step.transfer.direction == "out"
+
+
+@pytest.mark.parametrize(
+    ("state", "granted", "wanted"),
+    [(State.RUNNING, True, True), (State.IDLE, False, False), (State.PAUSED, False, False)],
+)
+def test_memory_is_wanted_of_those_who_run_where_nobody_stands_who_could_leave(state, granted, wanted):
+    size = 3 * UNIT
+    book = Ledger(Extents(2 * size, UNIT), Extents(4 * size, UNIT))
+    runs = there(book, "runs", State.RUNNING, size)
+    runs.granted = True
+    there(book, "other", state, size).granted = granted
+    away = Residence("away", Machine(State.HOST))
+    book.open(away)
+    assert not victims.only_who_runs_has_room(book), "nobody waits"
+    book.request(Request(away, {0: size}, 1, resumed=True))
+    assert victims.only_who_runs_has_room(book) is wanted
+    book.release(runs)
+    assert not victims.only_who_runs_has_room(book), "there is room"
+
+
+def there(book: Ledger, name: str, state: State, size: int) -> Residence:
+    """One that the device holds, in one part."""
+    residence = Residence(name, Machine(state))
+    book.open(residence)
+    part = residence.body.parts[0] = Part(live=size)
+    residence.body.put(part, book.device.take(size)[0])
+    residence.body.here = True
+    return residence
 
 
 @pytest.mark.parametrize("hole", ["device", "host", "disk"])

@@ -1,32 +1,102 @@
-"""Who gets a row, while the passes of others are under way."""
+"""Who gets a row, while the passes of others are under way and while others wait for memory."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 
-from djinn.engine.turns import WHOLE, Turns
+import pytest
+
+from djinn.engine.turns import FEWEST, TURN, WHOLE, Turns
 
 
 class Fake(SimpleNamespace):
-    served, launched, over, on_its_way = 1, False, False, False
+    launched, over, on_its_way = False, False, False
 
     @property
     def waits(self) -> bool:
         return not self.launched
 
 
-def task(rank: int, ends: bool) -> Fake:
-    return Fake(rank=rank, step=SimpleNamespace(span=WHOLE, ends=ends, taps={}, followed=not ends))
+def task(rank: int, left: int, served: int = 0) -> Fake:
+    step = SimpleNamespace(span=WHOLE, left=left, ends=not left, taps={}, followed=left > 0)
+    return Fake(rank=rank, served=served, step=step)
+
+
+def turns_of(tasks: list[Fake], wanted: bool = False, rows: int = 32) -> Turns:
+    turns = Turns(None, rows, deterministic=True, memory_wanted=lambda: wanted)
+    for one in tasks:
+        turns.add(one)
+    return turns
+
+
+def ranks(turns: Turns) -> list[int]:
+    return [one.rank for one in turns.sharing(turns.tokens_here(), whole=True)]
+
+
+@pytest.mark.parametrize(
+    ("here", "left", "wanted", "rows"),
+    [
+        (38, TURN - 1, True, 19),
+        (38, TURN - 1, False, 32),
+        (38, 2 * TURN - 1, True, 32),  # nobody would end in this turn: half as many rows would only be slower
+        (20, TURN - 1, True, FEWEST),
+        (FEWEST, TURN - 1, True, FEWEST),
+        (70, TURN - 1, True, 32),
+    ],
+)
+def test_rows_of_a_pass_while_memory_is_wanted(here, left, wanted, rows):
+    turns = turns_of([task(rank, left) for rank in range(here)], wanted)
+    share = turns.sharing(turns.tokens_here(), whole=True)
+    assert [one.rank for one in share] == list(range(rows))
+    for one in share:
+        one.launched = True
+    assert turns.going_on(share) == list(range(rows)), "they keep their rows, and nobody else gets one before them"
+
+
+@pytest.mark.parametrize("tokens", [TURN, TURN + 1, 2 * TURN - 1])
+def test_who_began_first_ends_first_where_less_than_a_turn_is_left(tokens):
+    """Else all would stand before their last token, with all their memory, before anybody ends."""
+    turns, ended = turns_of([task(rank, tokens - 1) for rank in range(38)], wanted=True), []
+    while len(ended) < 19:
+        run(turns, ended)
+    assert ended == list(range(19)) and all(one.served == 0 for one in turns.tasks)
+    while turns.tasks:
+        run(turns, ended)
+    assert ended == list(range(38))
+
+
+def run(turns: Turns, ended: list[int]) -> None:
+    """One pass, and what follows it."""
+    for one in turns.sharing(turns.tokens_here(), whole=True):
+        one.served += 1
+        if one.step.ends:
+            ended.append(one.rank)
+            turns.tasks.remove(one)
+        one.step.left -= 1
+        one.step.ends = not one.step.left
+
+
+def test_a_long_request_gives_its_row_away_after_a_turn():
+    turns = turns_of([task(0, left=100, served=TURN), task(1, left=100, served=TURN - 1)], rows=1)
+    assert ranks(turns) == [1]
+    turns = turns_of([task(0, left=100, served=3 * TURN), task(1, left=5, served=3 * TURN)], rows=1)
+    assert ranks(turns) == [1], "it ends in the turn that it has had"
 
 
 def test_who_wants_a_token_is_not_waited_for_by_those_who_do_not_share_its_last():
-    turns = Turns(None, 2, deterministic=True)
-    for rank, ends in enumerate((True, True, False)):
-        turns.add(task(rank, ends))
+    turns = turns_of([task(rank, left) for rank, left in enumerate((0, 0, 5))], rows=2)
     first = turns.sharing(turns.tokens_here(), whole=True)
     for one in first:
         one.launched = True
     assert [one.rank for one in first] == [0, 1]
-    assert [one.rank for one in turns.sharing(turns.tokens_here(), whole=True)] == [2]
+    assert ranks(turns) == [2]
     first[0].step.ends = False
-    assert turns.sharing(turns.tokens_here(), whole=True) == [], "it would miss the next one"
+    assert ranks(turns) == [], "it would miss the next one"
+
+
+def test_nobody_is_held_back_while_those_who_give_memory_back_end():
+    turns = turns_of([task(rank, left) for rank, left in enumerate([0] * 19 + [15] * 19)], wanted=True)
+    ending = turns.sharing(turns.tokens_here(), whole=True)
+    for one in ending:
+        one.launched = True
+    assert len(ending) == 19 and ranks(turns) == list(range(19, 38))

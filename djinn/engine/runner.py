@@ -90,9 +90,9 @@ class _Run:
         if work.sampling is not None:
             session.sampler = Sampler(work.sampling)
         for number, one in enumerate(given):
-            last = number == len(given) - 1
-            stop = last and work.break_token is None
-            stopped = yield from self._forward(one, stop, last=last, tapped=number == 0)
+            behind = len(given) - 1 - number
+            stop = not behind and work.break_token is None
+            stopped = yield from self._forward(one, stop, behind, tapped=number == 0)
             if stopped:
                 return self._pause(one, stopped)
         while len(self.tokens) < work.max_new_tokens:
@@ -129,18 +129,19 @@ class _Run:
 
     def _followed(self) -> bool:
         """Whether behind the pass that comes next, if it runs to its end, a whole one over its likeliest token is wanted."""
-        over = self._ends() or self.work.break_token == len(self.tokens) + 1
+        over = not self._left() or self.work.break_token == len(self.tokens) + 1
         return not (over or self.work.stop_tokens) and self.session.sampler.greedy
 
-    def _ends(self) -> bool:
-        """Whether no pass can be wanted behind the one that comes next: it gives the last token, or the pause."""
+    def _left(self) -> int:
+        """Passes wanted at most behind the one that gives the next token: one for each but the last, and the one that pauses."""
         work, chosen = self.work, len(self.tokens) + 1
-        return chosen >= work.max_new_tokens if work.break_token is None else chosen > work.break_token
+        return max(0, work.max_new_tokens - chosen if work.break_token is None else work.break_token - chosen + 1)
 
     def _forward(
-        self, one: Pass, stop: bool, last: bool = True, tapped: bool = False
+        self, one: Pass, stop: bool, behind: int = 0, tapped: bool = False
     ) -> Generator[Step, Stopped | Ran, Stopped | None]:
-        """One pass; None when it ran to the end, and then the session holds its tokens and logits. last: of those given."""
+        """One pass; None when it ran to the end, and then the session holds its tokens and logits. behind: those given that
+        follow it."""
         work, session = self.work, self.session
         if work.cancelled:
             raise IllegalMove("the session was cancelled")
@@ -152,8 +153,8 @@ class _Run:
             taps={layer: partial(self._checkpoint, one, layer) for layer in work.checkpoint_at} if tapped else {},
             all_logits=work.logits == "all",
             on_first=self._mark_first,
-            followed=last and self._followed(),
-            ends=last and self._ends(),
+            followed=not behind and self._followed(),
+            left=behind + self._left(),
         )
         if isinstance(result, Stopped):
             return result

@@ -50,15 +50,16 @@ class Scheduler:
         rows: int,
         deterministic: bool,
         ahead: bool,
+        memory_wanted: Callable[[], bool],
     ) -> None:
         """rows: decoded in one pass at most; 0 where the model cannot take several, and one token is a pass like any other. ahead:
-        whether tokens may be queued ahead on a card."""
+        whether tokens may be queued ahead on a card. memory_wanted: as of `Turns`."""
         self.executor, self.device, self.side, self.timeline = executor, device, side, timeline
         self.rows, self.deterministic = rows, deterministic
         self.slice, self.together = SLICE[device.type], TOGETHER[device.type]
         self.ahead = ahead and device.type == "cuda"  # a host that computes itself has nothing to wait for
         self.spent = 0  # of the slice, since single tokens ran last
-        self.turns = Turns(executor, rows, deterministic)
+        self.turns = Turns(executor, rows, deterministic, memory_wanted)
         self._launches = Launches(side, timeline)
 
     @property

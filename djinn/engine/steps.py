@@ -34,11 +34,16 @@ class Step:
     all_logits: bool = False
     on_first: Callable[[], None] = lambda: None
     followed: bool = False  # whatever it gives, a whole pass over its likeliest token is wanted next
-    ends: bool = False  # the request ends with it, whatever it gives
+    left: int = 0  # passes that the request wants behind it at most
     span: tuple[int, int | None] | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.span = None if len(self.one.ids) > 1 else (self.one.start, self.stop)
+
+    @property
+    def ends(self) -> bool:
+        """Whether the request ends with it, whatever it gives."""
+        return not self.left
 
 
 class Ran(NamedTuple):

@@ -43,7 +43,7 @@ class Task:
 
     def advance(self, outcome: Stopped | Ran | None) -> None:
         """Hand it what its pass gave; it says what it wants next, or ends."""
-        self.served += 1
+        self.served += outcome is not None
         try:
             self.step = self.steps.send(outcome)
             self.done, self.hidden = self.step.one.start, self.step.one.hidden

@@ -1,14 +1,18 @@
 """Who shares the device's next pass. It chooses among the tasks under way, and changes none of them.
 
 Passes over one token are shared by sessions that go through the same layers. Who decodes keeps its row for TURN tokens before
-somebody else who waits gets it: those who end give their memory back early.
+somebody else who waits gets it, and to its end where less than a turn would be left: those who end give their memory back early.
+Where somebody waits for that, and all that decode end within their turn, half of them do so first: copies begin earlier, and
+what is left of the decoding goes on beside them.
 
 Prompts whose first passes go through the same layers share one, up to as many tokens as the executor was told: a few short
 ones take the time of one, and of 1,600 tokens each two take 3 % less than one after the other, both as late as the second;
-from LONG tokens on nothing is won.
+from LONG tokens on nothing is won. Those that were stopped behind the last layer want their last row's logits alone.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 from djinn.engine.task import Task
 from djinn.model.executor import Executor
@@ -16,13 +20,18 @@ from djinn.model.loop import Loop
 
 WHOLE = (0, None)  # layers of a pass that starts at the first and stops nowhere
 TURN = 16  # tokens
+FEWEST = 16  # rows of a pass while memory is wanted: it reads all weights, however few share it
 LONG = 2048  # tokens of a prompt that is prefilled alone
 
 
 class Turns:
-    def __init__(self, executor: Executor | Loop, rows: int, deterministic: bool) -> None:
-        """rows: decoded in one pass at most. deterministic: prompts share a pass only where no bit tells."""
+    def __init__(
+        self, executor: Executor | Loop, rows: int, deterministic: bool, memory_wanted: Callable[[], bool]
+    ) -> None:
+        """rows: decoded in one pass at most. deterministic: prompts share a pass only where no bit tells. memory_wanted: whether
+        somebody waits for memory that only those have who run."""
         self.executor, self.rows, self.deterministic = executor, rows, deterministic
+        self.memory_wanted = memory_wanted
         self.tasks: list[Task] = []  # in the order of their ranks
 
     def add(self, task: Task) -> None:
@@ -44,12 +53,19 @@ class Turns:
         found = [task for task in here if (task.step.span == WHOLE) == whole]
         if any(task.launched and not task.step.ends for task in found):
             return []
-        found = [task for task in found if not task.launched]
-        found.sort(key=lambda task: (task.served // TURN, task.rank))
-        first = found[0].step if found else None
+        waiting = sorted((task for task in found if not task.launched), key=_order)
+        first = waiting[0].step if waiting else None
         if first and first.taps:  # what is kept on the way is kept of one session
-            return found[:1]
-        return [task for task in found if task.step.span == first.span and not task.step.taps][: self.rows or 1]
+            return waiting[:1]
+        alike = [task for task in waiting if task.step.span == first.span and not task.step.taps]
+        some_end = len(waiting) < len(found)  # their last tokens are under way: room comes from them
+        return alike[: (self.rows or 1) if some_end or not whole else self._most(waiting)]
+
+    def _most(self, tasks: Sequence[Task]) -> int:
+        """Rows of a pass through all layers, of those who could have one."""
+        half = max(FEWEST, -(-len(tasks) // 2))
+        gains = half < min(self.rows, len(tasks)) and all(_last_turn(task) for task in tasks)
+        return half if gains and self.memory_wanted() else self.rows or 1
 
     def tokens_here(self) -> list[Task]:
         """Who wants a pass over one token: those whose sessions are all here, or all of them where none is.
@@ -61,21 +77,26 @@ class Turns:
 
     def sharing_first(self, first: Task) -> list[Task]:
         """`first`, and those behind it whose prompts can go through the same layers with its own."""
-        found, tokens = [first], len(first.step.one.ids)
+        found, rows = [first], self._rows_of(first)
         for task in self.tasks if self._may_share(first) else ():
             same = task.waits and (task.done, task.step.stop) == (first.done, first.step.stop)
             if task is first or not same or not self._may_share(task):
                 continue
-            more = len(task.step.one.ids)
-            if tokens + more <= self.executor.together and self._alike(tokens, more, tokens + more):
-                found, tokens = [*found, task], tokens + more
+            more = self._rows_of(task)
+            alike = first.done == self.executor.depth or self._alike(rows, more, rows + more)
+            if rows + more <= self.executor.together and alike:
+                found, rows = [*found, task], rows + more
         return found
 
     def _may_share(self, task: Task) -> bool:
         """Whether it wants a first pass, of which nothing but its last logits or its pause comes."""
         step = task.step
         plain = step.span is None and not (step.one.past or step.taps or step.all_logits)
-        return plain and len(step.one.ids) < min(LONG, self.executor.together)
+        return plain and self._rows_of(task) < min(LONG, self.executor.together)
+
+    def _rows_of(self, task: Task) -> int:
+        """Of the products that are left of its pass."""
+        return len(task.step.one.ids) if task.done < self.executor.depth else 1
 
     def _alike(self, *tokens: int) -> bool:
         return not self.deterministic or all(map(self.executor.alike, tokens))
@@ -88,7 +109,21 @@ class Turns:
         if not (going and known) or self.first_of_the_others() or any(tasks[row].on_its_way for row in going):
             return []
         others = [task for task in self.tokens_here() if task.waits]
-        last = max(((tasks[row].served + 1) // TURN, tasks[row].rank) for row in going)
-        first = min(((task.served // TURN, task.rank) for task in others), default=last)
-        alone = not others or (len(going) == self.rows and last < first)
+        last = max(_order(tasks[row], ahead=1) for row in going)
+        first = min(map(_order, others), default=last)
+        alone = not others or (last < first and len(going) == self._most([*tasks, *others]))
         return going if alone else []
+
+
+def _order(task: Task, ahead: int = 0) -> tuple[int, int]:
+    """Who gets a row first: the turn that a task is in, or will be so many tokens later, and its rank."""
+    return min((task.served + ahead) // TURN, _turns(task) - 1), task.rank
+
+
+def _turns(task: Task) -> int:
+    """Of a request, at most: what is left behind the last whole one belongs to it."""
+    return max(1, (task.served + 1 + task.step.left) // TURN)
+
+
+def _last_turn(task: Task) -> bool:
+    return _order(task)[0] == _turns(task) - 1

@@ -94,6 +94,8 @@ class FirstPass:
         """As `Executor.run`: where each of the prompts stopped, or a row of logits of each; taps and all_logits serve one alone."""
         for cache in caches:
             cache.begin(0)
+        if start == len(self.layers):
+            return self._ended(hidden, all_logits, on_first)
         lengths = [one.shape[1] for one in ids]
         padding = max(0, self.least - sum(lengths))
 
@@ -116,10 +118,17 @@ class FirstPass:
                 taps[done](each(state)[0][None])
             if stop(done):
                 return [Stopped(part[None], done) for part in each(state)]
-        logits = torch.stack([self._logits(part if all_logits else part[-1:]) for part in each(state)])
-        if start == len(self.layers):
-            on_first()
-        return Finished(logits)
+        return self._finished(each(state), all_logits)
+
+    def _ended(self, hidden: Sequence[torch.Tensor], all_logits: bool, on_first: Callable[[], None]) -> Finished:
+        """Of prompts that were stopped behind the last layer: no product is left that all their rows go into."""
+        finished = self._finished([one[0] for one in hidden], all_logits)
+        on_first()
+        return finished
+
+    def _finished(self, states: Sequence[torch.Tensor], all_logits: bool) -> Finished:
+        """The logits of each prompt by itself, so that its bits are its own."""
+        return Finished(torch.stack([self._logits(state if all_logits else state[-1:]) for state in states]))
 
     def _attended(self, cache: SlabCache, projected: torch.Tensor, index: int) -> torch.Tensor:
         """One prompt's attention in layer `index`, its keys and values written where they stay."""

@@ -10,7 +10,7 @@ import itertools
 from typing import Any
 
 from djinn.errors import Draining, IllegalMove
-from djinn.paging import saves
+from djinn.paging import saves, victims
 from djinn.paging.bell import Bell
 from djinn.paging.endings import Endings, Reader
 from djinn.paging.layout import Layout
@@ -157,6 +157,11 @@ class Pager:
             self.lock.notify_all()
         if request:
             request.then(IllegalMove(f"the session was {residence.machine.state} before there was room for it"))
+
+    def wanted(self) -> bool:
+        """Whether somebody waits for memory that only those have who run."""
+        with self.lock:
+            return victims.only_who_runs_has_room(self.book)
 
     def usage(self) -> dict[str, Any]:
         """Live bytes by authoritative tier, duplicates apart; what the tiers can hold; what was copied since the start.

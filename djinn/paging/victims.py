@@ -61,6 +61,16 @@ def stands_still(residence: Residence) -> bool:
     return not residence.granted and residence.machine.state in STILL
 
 
+def only_who_runs_has_room(book: Ledger) -> bool:
+    """Whether those who wait take more than is free, and more than those have who could leave."""
+    away = [request for request in book.waiting if not (request.residence.body.here or request.residence.body.moving)]
+    if not away:
+        return False
+    idle = [b for b in book.bodies() if may_leave(b) and all(stands_still(s) and not s.waiting for s in b.sharers)]
+    room = book.device.free_bytes + sum(body.device_bytes for body in idle)
+    return sum(sum(request.need.values()) for request in away) > room
+
+
 def host_room(book: Ledger, request: Request) -> Spill | Yielded | None:
     """Make some room in the host pool: a duplicate given back, else somebody's bytes written to the disk."""
     if yielded := yield_somebody(book):

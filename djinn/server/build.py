@@ -119,7 +119,7 @@ def _build(
         keeper = Keeper(pager, store, _identity(loaded))
     side = side_of(place)
     deterministic, ahead = args.deterministic == "on", "ahead" not in args.without
-    scheduler = Scheduler(executor, place, side, timeline, rows, deterministic, ahead)
+    scheduler = Scheduler(executor, place, side, timeline, rows, deterministic, ahead, pager.wanted)
     runner = Runner(pager, place, side, write_through="write-through" not in args.without)
     engine = Engine(
         runner,
