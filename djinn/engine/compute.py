@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
+from collections.abc import Callable
+from functools import partial
 
 from djinn.engine.needs import give_back
 from djinn.engine.runner import Runner
@@ -22,7 +25,9 @@ log = logging.getLogger(__name__)
 class Compute:
     def __init__(self, runner: Runner, scheduler: Scheduler, pager: Pager) -> None:
         self.runner, self.scheduler, self.pager = runner, scheduler, pager
-        self._admitted: queue.SimpleQueue[tuple[Work, Request] | None] = queue.SimpleQueue()
+        self._due: queue.SimpleQueue[Callable[[], None] | None] = (
+            queue.SimpleQueue()
+        )  # who begins, or ends between two rounds
         self._running: dict[str, Work] = {}  # by session; guarded by the pager's lock
         self._hurry = False
         self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
@@ -32,7 +37,7 @@ class Compute:
 
     def take(self, work: Work, request: Request) -> None:
         """Its session has all that it needs, or gates before what is still on its way."""
-        self._admitted.put((work, request))
+        self._due.put(partial(self._begin, work, request))
 
     def cancel(self, session: Session) -> bool:
         """Whether the session runs: then its request ends behind the pass at hand, and gives its memory back."""
@@ -50,19 +55,19 @@ class Compute:
                 work.stopped = True
 
     def shut_down(self) -> None:
-        self._admitted.put(None)
+        self._due.put(None)
         self._thread.join()
 
     # -- the compute thread ---------------------------------------------------------------------------
 
     def _run(self) -> None:
         while True:
-            while not (self.scheduler.tasks and self._admitted.empty()):
-                admitted = self._admitted.get()
-                if admitted is None:
+            while not (self.scheduler.tasks and self._due.empty()):
+                due = self._due.get()
+                if due is None:
                     return
-                self._begin(*admitted)
-            for task in self.scheduler.round(lambda: not self._admitted.empty()):
+                due()
+            for task in self.scheduler.round(lambda: not self._due.empty()):
                 self._end(task.work, task.result or task.error, changed=True)
 
     def _begin(self, work: Work, request: Request) -> None:
@@ -84,6 +89,10 @@ class Compute:
 
     def _end(self, work: Work, result: Result | Exception, changed: bool) -> None:
         """The session stands still again, and the client is told; one whose pass broke off half-way is lost."""
+        if isinstance(result, Outcome):
+            if self._comes_later(work, result):
+                return
+            result = self._stamped(work, result)
         if isinstance(result, NotFinite | Draining):
             changed = False  # between two passes: the session is whole
         if not isinstance(result, Paused | Outcome | DjinnError):
@@ -102,3 +111,21 @@ class Compute:
                 session.machine.move(State.PAUSED if session.pause else State.IDLE)
                 self.pager.stopped(session.residence)
         work.reply(result)
+
+    def _comes_later(self, work: Work, result: Outcome) -> bool:
+        """Whether some of its session is still on its way, of which its passes read nothing: then it ends behind that."""
+        residence = work.session.residence
+        with self.pager.lock:
+            if residence.resident.is_set():
+                return False
+            residence.awaited.append(lambda: self._due.put(partial(self._end, work, result, changed=True)))
+            return True
+
+    @staticmethod
+    def _stamped(work: Work, result: Outcome) -> Outcome | DjinnError:
+        residence = work.session.residence
+        if residence.lost:
+            return residence.lost
+        result.stamps["resident"] = residence.stamps["resident"]
+        result.stamps["done"] = time.monotonic_ns()
+        return result

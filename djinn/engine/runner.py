@@ -192,11 +192,8 @@ class _Run:
 
     def _outcome(self) -> Outcome:
         session, stamps = self.session, self.stamps
-        self.residence.resident.wait()
-        stamps["resident"] = self.residence.stamps["resident"]
         stamps["first_layer"] = self.first_layer.ns() if self.first_layer else stamps["accepted"]
         stamps.setdefault("logits", stamps["accepted"])  # no pass ran: they were there
-        stamps["done"] = time.monotonic_ns()
         logits: torch.Tensor | None = session.last_logits
         if self.work.logits == "all":
             logits = torch.cat(self.all_logits) if self.all_logits else logits.new_empty((0, len(logits)))

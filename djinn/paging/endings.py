@@ -42,7 +42,7 @@ class Endings:
         residence.stamps["ready"] = now
         if residence.body.here:
             residence.stamps["resident"] = now
-            residence.resident.set()
+            residence.arrived()
             residence.gates = {}
 
     def let_read(self) -> None:
@@ -97,7 +97,7 @@ class Endings:
                 return
             residence.stamps["resident"] = time.monotonic_ns()
             self._end(transfer, ("restored_bytes",) if transfer.direction == "in" else ())
-            residence.resident.set()
+            residence.arrived()
             self.lock.notify_all()
 
     def _did_not_land(self, transfer: Transfer, residence: Residence, problem: Exception) -> None:
@@ -213,8 +213,8 @@ class Endings:
                 request = residence.waiting
                 for gate in residence.gates.values():
                     gate.fail(error)
-                residence.resident.set()
                 residence.lost = error
+                residence.arrived()
                 self.lock.notify_all()
                 if not residence.granted and residence.machine.state not in END:
                     residence.machine.move(State.FAILED)

@@ -127,12 +127,20 @@ class Residence:
     lost: DjinnError | None = None  # a copy of what it holds failed: it is over, or will be when its run is
     gates: dict[Key, Gate] = field(default_factory=dict)  # of the parts that are on their way back
     resident: threading.Event = field(default_factory=threading.Event)  # all of it is on the device
+    awaited: list[Callable[[], None]] = field(default_factory=list)  # called once, when it is resident or lost
     stamps: dict[str, int] = field(default_factory=dict)  # ready, resident: of the last grant, ns
     saved: Saved | None = None
     saving: Saving | None = None
 
     def __post_init__(self) -> None:
         self.body.sharers.append(self)
+
+    def arrived(self) -> None:
+        """Under the lock: all of it is on the device, or never will be (`lost`)."""
+        self.resident.set()
+        awaited, self.awaited = self.awaited, []
+        for call in awaited:
+            call()
 
 
 @dataclass
