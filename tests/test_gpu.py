@@ -94,3 +94,26 @@ def test_prompts_asked_for_at_once_are_bit_equal_to_themselves_alone(client, pro
     for session, alone in zip(sessions, expected, strict=True):
         assert np.array_equal(session.resume().logits, alone.logits)
         session.close()
+
+
+def test_who_stands_at_a_layer_joins_those_who_go_through_all_to_the_bit(client, prompt):
+    depth = client.server.depth
+    layers = [0, 1, 3, 3, depth - 1, depth, 0]
+    prompts = [prompt[i:] + prompt[:i] for i, _ in enumerate(layers)]
+    expected = []
+    for p in prompts:
+        session = client.open()
+        expected.append(session.prefill(p, max_new_tokens=6))
+        session.close()
+    sessions = [client.open() for _ in layers]
+    for session, p, layer in zip(sessions, prompts, layers, strict=True):
+        session.prefill(p, max_new_tokens=1, **({"break_at": layer, "break_token": 1} if layer else {}))
+    asked = [
+        session.resume(max_new_tokens=5, wait=False) if layer else session.generate(max_new_tokens=5, wait=False)
+        for session, layer in zip(sessions, layers, strict=True)
+    ]
+    for session, pending, alone in zip(sessions, asked, expected, strict=True):
+        out = pending.result()
+        assert out.tokens.tolist() == alone.tokens[1:].tolist()
+        assert np.array_equal(out.logits, alone.logits)
+        session.close()

@@ -142,6 +142,29 @@ def test_resumed_from_the_same_layer_they_share_that_pass_too(engine, monkeypatc
     assert len(passes) < len(sessions), "each of them ran alone"
 
 
+def test_who_stands_at_another_layer_joins_those_who_go_through_all(engine):
+    """In decode each stopped at a layer of its own, the last behind all of them; they go on with two that begin a pass."""
+    expected = [alone(engine, prompt, 5) for prompt in prompts()]
+    sessions, last = [engine.open() for _ in prompts()], engine.limits.depth
+    layers = [None, 1, 3, 3, last - 1, last, None]
+    for session, prompt, layer in zip(sessions, prompts(), layers, strict=False):
+        stop = {"break_at": layer, "break_token": 1} if layer else {}
+        submit(engine, session, ids=prompt, max_new_tokens=1, **stop).get()
+    began = time.monotonic_ns()
+    busy = submit(engine, held := engine.open(), ids=tuple(range(500)), max_new_tokens=2)
+    replies = [submit(engine, s, resume_from=s.pause, max_new_tokens=4) for s, _ in zip(sessions, layers, strict=False)]
+    for reply, same in zip(replies, expected, strict=False):
+        out = reply.get()
+        assert out.tokens == same.tokens[1:]
+        assert torch.equal(out.logits, same.logits)
+    busy.get()
+    for session in (*sessions, held):
+        engine.close(session.key)
+    passes = [s for s in engine.scheduler.timeline.spans() if s[2] > began and s[1].startswith("decode")]
+    assert len(passes) < 2 * len(layers), "they did not share their passes"
+    assert not any(s[4]["layers"].startswith("3") for s in passes), "who stood at a layer had a pass without the others"
+
+
 def test_nobody_waits_in_a_pass_for_one_that_is_on_its_way(engine):
     """While its keys and values are copied back the others decode without it; when nobody else is here it goes ahead."""
     expected = [alone(engine, prompt, 20) for prompt in prompts()[:2]]

@@ -20,16 +20,15 @@ from djinn.paging.residence import Request
 from djinn.states import END, State
 
 log = logging.getLogger(__name__)
+Due = Callable[[], None]  # a request that begins, or ends, between two rounds
 
 
 class Compute:
     def __init__(self, runner: Runner, scheduler: Scheduler, pager: Pager) -> None:
         self.runner, self.scheduler, self.pager = runner, scheduler, pager
-        self._due: queue.SimpleQueue[Callable[[], None] | None] = (
-            queue.SimpleQueue()
-        )  # who begins, or ends between two rounds
+        self._due: queue.SimpleQueue[Due] = queue.SimpleQueue()
         self._running: dict[str, Work] = {}  # by session; guarded by the pager's lock
-        self._hurry = False
+        self._hurry = self._closing = False
         self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
         self._thread.start()
 
@@ -55,20 +54,30 @@ class Compute:
                 work.stopped = True
 
     def shut_down(self) -> None:
-        self._due.put(None)
+        self._due.put(self._close)
         self._thread.join()
 
     # -- the compute thread ---------------------------------------------------------------------------
 
+    def _close(self) -> None:
+        self._closing = True
+
     def _run(self) -> None:
         while True:
-            while not (self.scheduler.tasks and self._due.empty()):
-                due = self._due.get()
-                if due is None:
-                    return
+            while not self._closing and (due := self._next_due()):
                 due()
+            if self._closing:
+                return
             for task in self.scheduler.round(lambda: not self._due.empty()):
                 self._end(task.work, task.result or task.error, changed=True)
+
+    def _next_due(self) -> Due | None:
+        """Who begins or ends next; None: nobody, before there is a pass to run."""
+        patience = self.scheduler.patience()
+        try:
+            return self._due.get(patience != 0, patience)
+        except queue.Empty:
+            return None
 
     def _begin(self, work: Work, request: Request) -> None:
         with self.pager.lock:

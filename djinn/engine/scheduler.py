@@ -1,7 +1,7 @@
 """Whose pass the device runs next: passes over one token together, one at a time of the others, long prefills in slices.
 
-Requests under way take turns in rounds. A round runs the token of every session that goes on from, or stops at, the same
-layers as the first of those; then one token of every session that decodes through all layers, those among them; then the
+Requests under way take turns in rounds. A round runs the token of every session that stops at the same layer as the first of
+those; then one token of every session that goes through to the end, each from the layer that it stands at; then the
 pass of the first of the others: resumed before new, then by arrival. Passes over many tokens get a slice of work between
 two rounds of single tokens, since a pass over one token reads all weights however many share it. A pass is left between two
 layers when the slice is used up and somebody else waits; it goes on from there in a later round, so nobody waits longer than
@@ -28,7 +28,7 @@ from djinn.engine.launches import Launch, Launches
 from djinn.engine.side import Moment, Side
 from djinn.engine.steps import Pass
 from djinn.engine.task import Task
-from djinn.engine.turns import Turns
+from djinn.engine.turns import GATHER_S, Turns
 from djinn.model.executor import Executor, Finished, Stopped
 from djinn.model.loop import Loop
 from djinn.model.upload import uploaded
@@ -59,6 +59,7 @@ class Scheduler:
         self.slice, self.together = SLICE[device.type], TOGETHER[device.type]
         self.ahead = ahead and device.type == "cuda"  # a host that computes itself has nothing to wait for
         self.spent = 0  # of the slice, since single tokens ran last
+        self.gather = GATHER_S if device.type == "cuda" else 0.0
         self.turns = Turns(executor, rows, deterministic, memory_wanted)
         self._launches = Launches(side, timeline)
 
@@ -71,6 +72,10 @@ class Scheduler:
         self.turns.add(task)
         task.advance(None)
 
+    def patience(self) -> float | None:
+        """Seconds for which there is nothing to do while nobody comes; None: for ever."""
+        return self.turns.gathering(self.gather) if self.tasks else None
+
     def round(self, somebody_came: Callable[[], bool]) -> list[Task]:
         """Queue what is due and hand out what is there; returns the tasks that ended. `somebody_came`: whether a request
         waits that is not here yet.
@@ -78,8 +83,8 @@ class Scheduler:
         queued = False
         if self.spent >= self.together or not self.turns.first_of_the_others():
             here = self.turns.tokens_here()
-            for whole in (False, True):
-                together = self.turns.sharing(here, whole)
+            for to_the_end in (False, True):
+                together = self.turns.sharing(here, to_the_end)
                 if together and self.rows:
                     self._run_rows(together)
                 elif together:
@@ -102,24 +107,25 @@ class Scheduler:
         return ended
 
     def _run_rows(self, tasks: list[Task]) -> None:
-        begin, steps, (start, stop) = self.side.moment(), [task.step for task in tasks], tasks[0].step.span
+        tasks.sort(key=lambda task: task.step.one.start)
+        begin, steps = self.side.moment(), [task.step for task in tasks]
         try:
             found = self.executor.run_rows(
                 [step.cache for step in steps],
                 [step.one.ids[0] for step in steps],
                 [step.one.past for step in steps],
                 self.rows if self.deterministic else len(steps),
-                start=start,
-                hidden=torch.cat([step.one.hidden for step in steps]) if start else None,
-                stop=stop,
+                starts=[step.one.start for step in steps],
+                hidden=[step.one.hidden for step in steps],
+                stop=steps[0].stop,
                 taps=steps[0].taps,
-                on_first=lambda: [step.on_first() for step in steps],
+                on_first=lambda start: [step.on_first() for step in steps if step.one.start == start],
             )
             end = self.executor.depth
             if isinstance(found, Stopped):
                 end, rows = found.layer, found.hidden.split(1)
                 found = [Stopped(hidden, end) for hidden in rows]
-            self._launched(tasks, found, False, begin, f"decode {len(tasks)}", (start, end))
+            self._launched(tasks, found, False, begin, f"decode {len(tasks)}", (steps[0].one.start, end))
         except Exception as error:  # noqa: BLE001  as in Task.advance
             self._broke_off(tasks, error)
 

@@ -24,7 +24,8 @@ class Pass:
 
 @dataclass(slots=True)
 class Step:
-    """span: (layers done, layer to stop after) of a pass over one token: passes with the same can be run as one."""
+    """span: (layers done, layer to stop after) of a pass over one token. Those with the same can be run as one, and all that stop
+    nowhere: who has layers done joins the others there."""
 
     cache: SlabCache
     one: Pass

@@ -1,6 +1,7 @@
 """Who shares the device's next pass. It chooses among the tasks under way, and changes none of them.
 
-Passes over one token are shared by sessions that go through the same layers. Who decodes keeps its row for TURN tokens before
+Passes over one token are shared by sessions that stop behind the same layers, and by all that go on to the end, whatever layer they
+stand at: each joins the others there. Who decodes keeps its row for TURN tokens before
 somebody else who waits gets it, and to its end where less than a turn would be left: those who end give their memory back early.
 Where somebody waits for that, and all that decode end within their turn, half of them do so first: copies begin earlier, and
 what is left of the decoding goes on beside them.
@@ -12,14 +13,17 @@ from LONG tokens on nothing is won. Those that were stopped behind the last laye
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 from djinn.engine.task import Task
 from djinn.model.executor import Executor
 from djinn.model.loop import Loop
 
-WHOLE = (0, None)  # layers of a pass that starts at the first and stops nowhere
 TURN = 16  # tokens
+# Seconds behind the last arrival for which who has had its first pass waits for those who come with it: who asks for many sends
+# them one by one, and a pass over one token takes a card twelve times as long, whoever shares it.
+GATHER_S = 1e-3
 FEWEST = 16  # rows of a pass while memory is wanted: it reads all weights, however few share it
 LONG = 2048  # tokens of a prompt that is prefilled alone
 
@@ -33,10 +37,20 @@ class Turns:
         self.executor, self.rows, self.deterministic = executor, rows, deterministic
         self.memory_wanted = memory_wanted
         self.tasks: list[Task] = []  # in the order of their ranks
+        self._came = 0.0  # the last of them
 
     def add(self, task: Task) -> None:
+        self._came = time.monotonic()
         self.tasks.append(task)
         self.tasks.sort(key=lambda t: t.rank)
+
+    def gathering(self, seconds: float) -> float:
+        """For how much of `seconds` behind the last arrival all wait for more: nobody for its first pass, nor for one under way."""
+        if len(self.tasks) >= self.rows:
+            return 0.0
+        if not all(task.waits and task.step.span and task.served for task in self.tasks):
+            return 0.0
+        return max(0.0, self._came + seconds - time.monotonic())
 
     def first_of_the_others(self) -> Task | None:
         """Whose pass over many tokens is next."""
@@ -45,24 +59,24 @@ class Turns:
     def tokens_under_way(self) -> bool:
         return any(task.launched and task.step.span for task in self.tasks)
 
-    def sharing(self, here: list[Task], whole: bool) -> list[Task]:
-        """Whose tokens run in one pass now: through all layers, or through the layers that the first of the others needs.
+    def sharing(self, here: list[Task], to_the_end: bool) -> list[Task]:
+        """Whose tokens run in one pass now: of those who go to the end, or to where the first of the others stops.
 
         Nobody's, while such a pass is under way of somebody who wants another: who missed it would read all weights alone.
         """
-        found = [task for task in here if (task.step.span == WHOLE) == whole]
+        found = [task for task in here if (task.step.stop is None) == to_the_end]
         if any(task.launched and not task.step.ends for task in found):
             return []
         waiting = sorted((task for task in found if not task.launched), key=_order)
         first = waiting[0].step if waiting else None
         if first and first.taps:  # what is kept on the way is kept of one session
             return waiting[:1]
-        alike = [task for task in waiting if task.step.span == first.span and not task.step.taps]
+        plain = [task for task in waiting if not task.step.taps and (to_the_end or task.step.span == first.span)]
         some_end = len(waiting) < len(found)  # their last tokens are under way: room comes from them
-        return alike[: (self.rows or 1) if some_end or not whole else self._most(waiting)]
+        return plain[: (self.rows or 1) if some_end or not to_the_end else self._most(waiting)]
 
     def _most(self, tasks: Sequence[Task]) -> int:
-        """Rows of a pass through all layers, of those who could have one."""
+        """Rows of a pass to the end, of those who could have one."""
         half = max(FEWEST, -(-len(tasks) // 2))
         gains = half < min(self.rows, len(tasks)) and all(_last_turn(task) for task in tasks)
         return half if gains and self.memory_wanted() else self.rows or 1

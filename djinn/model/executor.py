@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from djinn.model.layers import find_layers
 from djinn.model.rotary import RotaryState
-from djinn.model.rows import RowsCache, rows_attended, use_row_attention
+from djinn.model.rows import Joining, RowsCache, joinings, rows_attended, use_row_attention
 from djinn.model.slabs import SlabCache
 from djinn.model.upload import uploaded
 
@@ -52,7 +52,9 @@ class _Pass:
     hidden: torch.Tensor | None = None
     stop: Callable[[int], bool] = lambda layer: False
     taps: Mapping[int, Tap] = field(default_factory=dict)
-    on_first: Callable[[], None] = lambda: None
+    # By layers done: what is called when the next one has been issued, and which rows begin there.
+    on_first: Mapping[int, Callable[[], None]] = field(default_factory=dict)
+    joins: Mapping[int, Joining] = field(default_factory=dict)
 
 
 class Executor:
@@ -88,8 +90,11 @@ class Executor:
             if run is None:
                 return out
             hidden = out[0] if isinstance(out, tuple) else out
-            if index == run.start:
-                run.on_first()
+            if done in run.joins:
+                hidden = run.joins[done].to(hidden)
+                out = (hidden, *out[1:]) if isinstance(out, tuple) else hidden
+            if index in run.on_first:
+                run.on_first[index]()
             if done in run.taps:
                 run.taps[done](hidden)
             if run.stop(done):
@@ -124,7 +129,7 @@ class Executor:
         cache.begin(past)  # the model counts its positions from here: RoBERTa's start at 2, so they are left to it
         # An index, not the slice -1: torch copies the whole head's weights for a sliced row (70 ms a pass on one CPU core).
         last = 0 if all_logits else torch.full((1,), ids.shape[1] - 1, device=ids.device)
-        return self._forward(cache, ids, last, _Pass(start, hidden, stops_at(stop), taps or {}, on_first))
+        return self._forward(cache, ids, last, _Pass(start, hidden, stops_at(stop), taps or {}, {start: on_first}))
 
     def run_rows(
         self,
@@ -133,36 +138,42 @@ class Executor:
         pasts: Sequence[int],
         rows: int,
         *,
-        start: int = 0,
-        hidden: torch.Tensor | None = None,
+        starts: Sequence[int] | None = None,
+        hidden: Sequence[torch.Tensor | None] | None = None,
         stop: int | None = None,
         taps: Mapping[int, Tap] | None = None,
-        on_first: Callable[[], None] = lambda: None,
+        on_first: Callable[[int], None] = lambda start: None,
         counted: bool = True,
     ) -> Stopped | Finished:
         """One token of each cache in one pass of `rows` rows, those beyond the caches being padding.
 
         tokens: of the host, or int64 `(live rows,)` on the device, where the host does not know them yet. counted: as of
-        `SlabCache.begin`. start, hidden `(live rows, 1, hidden_size)`, stop, taps, on_first: as for `run`, for all rows alike.
-        What comes back, and what taps are given, holds the live rows.
+        `SlabCache.begin`. starts: the layers that each row has behind it (none), in rising order; it joins the others there with
+        its `hidden` `(1, 1, hidden_size)`. stop, taps: as for `run`, for all rows alike. on_first: called with each of `starts`
+        when the layer above it has been issued. What comes back, and what taps are given, holds the live rows.
         """
         live, device = len(caches), self.model.device
         padding = [0] * (rows - live)
-        cache = RowsCache(caches, self.depth)
+        starts = starts or [0] * live
+        cache = RowsCache(caches, starts, self.depth)
+        begin, *later = joinings(starts, hidden)
         for one, past in zip(caches, pasts, strict=True):
             one.begin(past, counted)
         known = [0] * live if isinstance(tokens, torch.Tensor) else tokens
         ids, positions = uploaded([[*known, *padding], [*pasts, *padding]], device)[..., None]
         if isinstance(tokens, torch.Tensor):
             ids[:live, 0] = tokens
-        if hidden is not None:
-            hidden = torch.cat([hidden, hidden.new_zeros((rows - live, *hidden.shape[1:]))])
+        below = None
+        if begin.layer:
+            below = begin.hidden.new_zeros((rows, *begin.hidden.shape[1:]))
+            below[begin.rows] = begin.hidden
         last = torch.zeros(1, dtype=torch.int64, device=device)
         tapped = {layer: partial(_live_rows, tap, live) for layer, tap in (taps or {}).items()}
+        firsts = {start: partial(on_first, start) for start in starts}
+        joins = {one.layer: one for one in later}
         with rows_attended(cache):
-            result = self._forward(
-                cache, ids, last, _Pass(start, hidden, stops_at(stop), tapped, on_first), position_ids=positions
-            )
+            run = _Pass(begin.layer, below, stops_at(stop), tapped, firsts, joins)
+            result = self._forward(cache, ids, last, run, position_ids=positions)
         if isinstance(result, Stopped):
             return Stopped(result.hidden[:live], result.layer)
         return Finished(result.logits[:live])
@@ -193,8 +204,8 @@ class Executor:
             return left.stopped
         finally:
             self._pass = None
-        if run.start == self.depth:
-            run.on_first()
+        if self.depth in run.on_first:
+            run.on_first[self.depth]()
         return Finished(out.logits if isinstance(last, int) else out.logits[:, -1:])
 
 

@@ -94,8 +94,8 @@ class RowGraphs:
     # -- a pass --------------------------------------------------------------------------------------------
 
     def begin(self, tokens: Sequence[int] | torch.Tensor, positions: Sequence[int], addresses: np.ndarray) -> None:
-        """tokens: of the host, or int64 `(live rows,)` on the device. addresses: int64 `(layers, live rows)`, of the slabs. Rows
-        beyond the live ones are padding."""
+        """tokens: of the host, or int64 `(live rows,)` on the device. addresses: int64 `(layers, live rows)`, of the slabs; 0 where
+        a row is not in a layer yet. Rows beyond the live ones are padding."""
         live, there = len(tokens), isinstance(tokens, torch.Tensor)
         self._copied.synchronize()  # the copy of the step before has been made
         staged = self._staged.numpy()
@@ -109,9 +109,9 @@ class RowGraphs:
     def embed(self) -> None:
         self._embed()
 
-    def set_hidden(self, hidden: torch.Tensor) -> None:
-        """`(live rows, hidden_size)`, behind the layer below the first that runs."""
-        self.hidden[: len(hidden)].copy_(hidden)
+    def set_hidden(self, rows: slice, hidden: torch.Tensor) -> None:
+        """`(of these rows, hidden_size)`, behind the layer below the next that runs."""
+        self.hidden[rows].copy_(hidden)
 
     def run(self, index: int) -> None:
         """Layer `index`, from 0."""

@@ -16,7 +16,10 @@ import torch
 from djinn.model.executor import Executor, Finished, Stopped, Tap, stops_at
 from djinn.model.first_pass import LEAST, FirstPass
 from djinn.model.fused import fuse
+from djinn.model.rows import Joining, joinings
 from djinn.model.slabs import SlabCache
+
+NOWHERE = 0  # the address of no slab: in a layer where a row has this it is as padding is
 
 
 class Loop:
@@ -116,11 +119,11 @@ class Loop:
         pasts: Sequence[int],
         rows: int,
         *,
-        start: int = 0,
-        hidden: torch.Tensor | None = None,
+        starts: Sequence[int] | None = None,
+        hidden: Sequence[torch.Tensor | None] | None = None,
         stop: int | None = None,
         taps: Mapping[int, Tap] | None = None,
-        on_first: Callable[[], None] = lambda: None,
+        on_first: Callable[[int], None] = lambda start: None,
         counted: bool = True,
     ) -> Stopped | Finished:
         """As `Executor.run_rows`; on CUDA always in the rows that were captured."""
@@ -130,14 +133,15 @@ class Loop:
                 tokens,
                 pasts,
                 rows,
-                start=start,
+                starts=starts,
                 hidden=hidden,
                 stop=stop,
                 taps=taps,
                 on_first=on_first,
                 counted=counted,
             )
-        return self._rows_pass(caches, tokens, pasts, start, hidden, stop, taps or {}, on_first, counted)
+        starts = starts or [0] * len(caches)
+        return self._rows_pass(caches, tokens, pasts, starts, hidden, stop, taps or {}, on_first, counted)
 
     @torch.inference_mode()
     def _rows_pass(
@@ -145,36 +149,45 @@ class Loop:
         caches: Sequence[SlabCache],
         tokens: Sequence[int] | torch.Tensor,
         pasts: Sequence[int],
-        start: int,
-        hidden: torch.Tensor | None,
+        starts: Sequence[int],
+        hidden: Sequence[torch.Tensor | None] | None,
         stop: int | None,
         taps: Mapping[int, Tap],
-        on_first: Callable[[], None],
+        on_first: Callable[[int], None],
         counted: bool,
     ) -> Stopped | Finished:
         rows, live = self.rows, len(caches)
-        for cache, past in zip(caches, pasts, strict=True):
+        addresses = np.stack([cache.addresses for cache in caches], axis=1)
+        for row, (cache, past, start) in enumerate(zip(caches, pasts, starts, strict=True)):
             cache.begin(past, counted)
-        rows.begin(tokens, pasts, np.stack([cache.addresses for cache in caches], axis=1))
-        if start:
-            rows.set_hidden(hidden[:, 0])
-        else:
+            addresses[:start, row] = NOWHERE
+        rows.begin(tokens, pasts, addresses)
+        joins = {one.layer: one for one in joinings(starts, hidden)}
+        if not starts[0]:
             rows.embed()
         end = self.depth if stop is None else stop
-        on_their_way = [cache for cache in caches if cache.gated]
-        for index in range(start, end):
-            for cache in on_their_way:
-                cache.layers[index].pass_gate()
+        on_their_way = [(cache, start) for cache, start in zip(caches, starts, strict=True) if cache.gated]
+        for index in range(starts[0], end):
+            self._join(joins, index)
+            for cache, start in on_their_way:
+                if start <= index:
+                    cache.layers[index].pass_gate()
             rows.run(index)
-            if index == start:
-                on_first()
+            if index in joins:
+                on_first(index)
             if index + 1 in taps:
                 taps[index + 1](rows.hidden[:live, None])
-        for cache in caches:
+        for cache, start in zip(caches, starts, strict=True):
             cache.wrote_one(start, end)
         if stop is not None:
             return Stopped(rows.hidden[:live, None].clone(), stop)
+        self._join(joins, end)
         logits = rows.head()[:live, None]
-        if start == self.depth:
-            on_first()
+        if end in joins:
+            on_first(end)
         return Finished(logits)
+
+    def _join(self, joins: Mapping[int, Joining], layer: int) -> None:
+        """Rows that have the layers below behind them, where there are some."""
+        if layer and (one := joins.get(layer)):
+            self.rows.set_hidden(one.rows, one.hidden[:, 0])

@@ -36,7 +36,8 @@ def differs(loop: Loop) -> str | None:
                 if phase == "prefill":
                     found = loop.run(ours, ids[:, past:end], past, **how)
                 else:
-                    found = loop.run_rows([ours], [int(ids[0, past])], [past], 1, **how)
+                    token = int(ids[0, past])
+                    found = loop.run_rows([ours], [token], [past], 1, starts=[layer], hidden=[below], stop=stop)
             except FORWARD_FAILURES as reason:  # a compiled half that would have to be compiled again, for one
                 return f"layer {layer + 1} in {phase} fails: {type(reason).__name__}: {reason}"
             below = expected.hidden.clone() if stop else None

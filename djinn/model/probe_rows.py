@@ -16,10 +16,11 @@ LENGTHS, ROWS = (16, 9), 4  # tokens held by two sessions, and rows of the pass 
 
 
 def probe_rows(executor: Executor) -> bool:
-    """Whether each row of a shared pass is what it would be alone in as many rows: bit for bit, and near its own pass.
+    """Whether each row of a shared pass is what it would be alone in as many rows: bit for bit, and near its own pass; and one
+    that joins the others behind the first layer what it is in a pass of its own.
 
     False for a model whose attention does not go through the interface that rows need, or whose rows see each other
-    (experts that are given all rows' tokens together). Cost: two prefills of a few tokens and three decode passes.
+    (experts that are given all rows' tokens together). Cost: two prefills of a few tokens and five decode passes.
     """
     if not executor.takes_rows:
         return False
@@ -39,11 +40,14 @@ def probe_rows(executor: Executor) -> bool:
     try:
         alone = executor.run_rows(caches[:1], tokens[:1], LENGTHS[:1], ROWS).logits
         among = executor.run_rows(caches[::-1], tokens[::-1], LENGTHS[::-1], ROWS).logits[1:]
+        below = executor.run_rows(caches[:1], tokens[:1], LENGTHS[:1], ROWS, stop=1).hidden
+        late = {"starts": [0, 1], "hidden": [None, below]}
+        joined = executor.run_rows(caches[::-1], tokens[::-1], LENGTHS[::-1], ROWS, **late).logits[1:]
     except FORWARD_FAILURES as reason:
         log.info("sessions are decoded one by one: %s: %s", type(reason).__name__, reason)
         return False
     difference = ((alone - single).double().norm() / single.double().norm()).item()
-    if difference > TOLERANCE[model.dtype] or not torch.equal(alone, among):
+    if difference > TOLERANCE[model.dtype] or not (torch.equal(alone, among) and torch.equal(alone, joined)):
         log.info("sessions are decoded one by one: a row differs from its own pass, or by its neighbours")
         return False
     return True

@@ -11,9 +11,11 @@ transformers' AttentionInterface; the load probe finds out (`batches`), the othe
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
@@ -26,15 +28,43 @@ from djinn.model.slabs import SlabCache
 OWN, NAME = "sdpa", "djinn"  # the attention that is replaced, and the one that looks whether rows are decoded
 
 
+@dataclass(frozen=True)
+class Joining:
+    """Rows of a pass that have the same layers behind them, and what came of these; none of it where there are none."""
+
+    layer: int
+    rows: slice
+    hidden: torch.Tensor | None  # (rows, 1, hidden_size)
+
+    def to(self, others: torch.Tensor) -> torch.Tensor:
+        """All rows of the pass behind that layer, these among them."""
+        together = others.clone()
+        together[self.rows] = self.hidden
+        return together
+
+
+def joinings(starts: Sequence[int], hidden: Sequence[torch.Tensor | None] | None) -> list[Joining]:
+    """starts: of each row, in rising order. hidden: `(1, 1, hidden_size)` of each that has layers behind it."""
+    found, at = [], 0
+    for layer, same in itertools.groupby(starts):
+        rows = slice(at, at + len(list(same)))
+        found.append(Joining(layer, rows, torch.cat(list(hidden[rows])) if layer else None))
+        at = rows.stop
+    return found
+
+
 class RowsLayer(CacheLayerMixin):
-    """One layer of every row's cache. `rows[i]` is row i's keys and values after the pass's token was written."""
+    """One layer of every row's cache. `rows[i]` is row i's keys and values after the pass's token was written, None of one that
+    has this layer behind it."""
 
     is_sliding = False
 
-    def __init__(self, index: int, caches: Sequence[SlabCache]) -> None:
+    def __init__(self, index: int, caches: Sequence[SlabCache], starts: Sequence[int]) -> None:
         super().__init__()
-        self._layers = [cache.layers[index] for cache in caches]
-        self.rows: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._layers = [
+            cache.layers[index] if start <= index else None for cache, start in zip(caches, starts, strict=True)
+        ]
+        self.rows: list[tuple[torch.Tensor, torch.Tensor] | None] = []
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -45,7 +75,7 @@ class RowsLayer(CacheLayerMixin):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write `(rows, kv_heads, 1, head_dim)` to each live row's slab; rows beyond them are padding."""
         self.rows = [
-            layer.update(key_states[row : row + 1], value_states[row : row + 1])
+            layer and layer.update(key_states[row : row + 1], value_states[row : row + 1])
             for row, layer in enumerate(self._layers)
         ]
         return key_states, value_states
@@ -63,8 +93,8 @@ class RowsLayer(CacheLayerMixin):
 class RowsCache(Cache):
     """The caches of the live rows, first rows first."""
 
-    def __init__(self, caches: Sequence[SlabCache], depth: int) -> None:
-        super().__init__(layers=[RowsLayer(index, caches) for index in range(depth)])
+    def __init__(self, caches: Sequence[SlabCache], starts: Sequence[int], depth: int) -> None:
+        super().__init__(layers=[RowsLayer(index, caches, starts) for index in range(depth)])
 
 
 _running = threading.local()  # .cache: the RowsCache of this thread's pass; .calls: attention calls outside of one
@@ -110,10 +140,13 @@ def _attend(module: torch.nn.Module, query, key, value, attention_mask, **kwargs
     if cache is None:
         _running.calls = getattr(_running, "calls", 0) + 1
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    window, outs = kwargs.get("sliding_window"), []
-    for row, (keys, values) in enumerate(cache.layers[module.layer_idx].rows):
+    window, outs = kwargs.get("sliding_window"), {}
+    for row, held in enumerate(cache.layers[module.layer_idx].rows):
+        if held is None:
+            continue
+        keys, values = held
         if window is not None:  # one query sees the last `window` tokens: no mask is needed for it
             keys, values = keys[:, :, -window:], values[:, :, -window:]
-        outs.append(sdpa_attention_forward(module, query[row : row + 1], keys, values, None, **kwargs)[0])
-    padding = outs[0].new_zeros((query.shape[0] - len(outs), *outs[0].shape[1:]))
-    return torch.cat([*outs, padding]), None
+        outs[row] = sdpa_attention_forward(module, query[row : row + 1], keys, values, None, **kwargs)[0]
+    nothing = torch.zeros_like(next(iter(outs.values())))
+    return torch.cat([outs.get(row, nothing) for row in range(query.shape[0])]), None
