@@ -41,7 +41,9 @@ class RowGraphs:
         self._inputs[1] = -1  # padding, while the graphs are made
         self.hidden = torch.zeros((rows, hidden_size), dtype=model.dtype, device=device)
         self._logits = torch.zeros((rows, model.config.vocab_size), dtype=torch.float32, device=device)
-        self._positions = torch.zeros(rows, dtype=torch.int32, device=device)
+        self._positions = torch.zeros(
+            (depth, rows), dtype=torch.int32, device=device
+        )  # -1 where a row is not in a layer
         self._cos, self._sin = (torch.zeros((rows, shape.head_dim), dtype=model.dtype, device=device) for _ in range(2))
         self._small, self._copied = small(device), torch.cuda.Event()
         self._pool = torch.cuda.graph_pool_handle()
@@ -56,7 +58,7 @@ class RowGraphs:
 
     def _prepare(self) -> None:
         positions = self._inputs[1]
-        self._positions.copy_(positions)
+        self._positions.copy_(torch.where(self._inputs[2:] != 0, positions, -1))
         cos, sin = self.model.model.rotary_emb(self.hidden[None], positions.clamp_min(0)[None])
         self._cos.copy_(cos[0])
         self._sin.copy_(sin[0])
@@ -67,7 +69,7 @@ class RowGraphs:
     def _run_layer(self, index: int) -> None:
         layer = self.layers[index]
         qkv = self._project(self.hidden, layer.norm, layer.qkv, self.shape.eps)
-        attended = self.attention(qkv, self._cos, self._sin, self._inputs[2 + index], self._positions)
+        attended = self.attention(qkv, self._cos, self._sin, self._inputs[2 + index], self._positions[index])
         out = self._after(self.hidden, attended, layer.out, layer.mlp_norm, layer.gate_up, layer.down, self.shape.eps)
         self.hidden.copy_(out)
 

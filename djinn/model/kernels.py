@@ -21,20 +21,9 @@ WARPS = 2  # with these three an H100 reads 2.56 TB/s, of 2.97 that a plain copy
 
 
 @triton.jit
-def _is_there(TABLE, POSITIONS, row):
-    """Whether a row is not padding: it has a position, and a slab in this layer."""
-    return (tl.load(POSITIONS + row) >= 0) & (tl.load(TABLE + row) != 0)
-
-
-@triton.jit
-def _tokens_of(TABLE, POSITIONS, row):
-    """How many a row attends to: none in padding."""
-    return tl.where(_is_there(TABLE, POSITIONS, row), tl.load(POSITIONS + row) + 1, 0)
-
-
-@triton.jit
 def _rotate_and_write(QKV, COS, SIN, TABLE, POSITIONS, Q, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr):
     head, row = tl.program_id(0), tl.program_id(1)
+    position = tl.load(POSITIONS + row)
     half: tl.constexpr = D // 2
     low = tl.arange(0, half)
     source = QKV + (row * (HEADS + 2 * KV_HEADS) + head) * D
@@ -50,10 +39,10 @@ def _rotate_and_write(QKV, COS, SIN, TABLE, POSITIONS, Q, HEADS: tl.constexpr, K
         target = Q + (row * HEADS + head) * D
         tl.store(target + low, a.to(Q.dtype.element_ty))
         tl.store(target + half + low, b.to(Q.dtype.element_ty))
-    elif _is_there(TABLE, POSITIONS, row):
+    elif position >= 0:
         slab = tl.load(TABLE + row).to(tl.pointer_type(Q.dtype.element_ty))
         # keys of all heads, then values of all heads: the heads of QKV behind the queries lie in the same order
-        target = slab + tl.load(POSITIONS + row).to(tl.int64) * (2 * KV_HEADS * D) + (head - HEADS) * D
+        target = slab + position.to(tl.int64) * (2 * KV_HEADS * D) + (head - HEADS) * D
         tl.store(target + low, a.to(Q.dtype.element_ty))
         tl.store(target + half + low, b.to(Q.dtype.element_ty))
 
@@ -65,7 +54,7 @@ def _attend_split(
 ):  # fmt: skip
     """One head's softmax over one split. Each of BLOCK lanes keeps its own running maximum, so that none waits for another."""
     head, split, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    tokens = _tokens_of(TABLE, POSITIONS, row)
+    tokens = tl.load(POSITIONS + row) + 1
     begin = split * SPLIT
     if begin < tokens:
         d, lane = tl.arange(0, D), tl.arange(0, BLOCK)
@@ -98,11 +87,11 @@ def _attend_split(
 
 @triton.jit
 def _combine(
-    SUMS, PEAKS, WEIGHTS, TABLE, POSITIONS, OUT,
+    SUMS, PEAKS, WEIGHTS, POSITIONS, OUT,
     HEADS: tl.constexpr, D: tl.constexpr, SPLIT: tl.constexpr, SPLITS: tl.constexpr, PADDED: tl.constexpr,
 ):  # fmt: skip
     head, row = tl.program_id(0), tl.program_id(1)
-    used = tl.cdiv(_tokens_of(TABLE, POSITIONS, row), SPLIT)
+    used = tl.cdiv(tl.load(POSITIONS + row) + 1, SPLIT)
     split, d = tl.arange(0, PADDED), tl.arange(0, D)
     there = split < used
     at = (row * HEADS + head) * SPLITS + split
@@ -115,8 +104,7 @@ def _combine(
 
 
 class RowAttention:
-    """Attention of one token for each of `rows` sessions. Its buffers are taken once; a row at position -1, or whose slab is at
-    address 0, is padding."""
+    """Attention of one token for each of `rows` sessions. Its buffers are taken once; a row at position -1 is padding."""
 
     def __init__(
         self,
@@ -142,7 +130,7 @@ class RowAttention:
         """Rotate, write the new token's key and value to its slab, attend; returns `(rows, heads * head_dim)`.
 
         qkv: `(rows, (heads + 2 * kv_heads) * head_dim)`. cos, sin: `(rows, head_dim)`. table: int64 `(rows,)`, the address
-        of each session's slab of this layer, 0 in padding. positions: int32 `(rows,)`, of the new token, or -1 in padding.
+        of each session's slab of this layer. positions: int32 `(rows,)`, of the new token; -1 in padding.
         """
         heads, kv_heads, d = self.heads, self.kv_heads, self.head_dim
         _rotate_and_write[(heads + 2 * kv_heads, self.rows)](
@@ -153,7 +141,7 @@ class RowAttention:
             heads, kv_heads, d, SPLIT, BLOCK, num_warps=WARPS,
         )  # fmt: skip
         _combine[(heads, self.rows)](
-            self.sums, self.peaks, self.weights, table, positions, self.out,
+            self.sums, self.peaks, self.weights, positions, self.out,
             heads, d, SPLIT, self.splits, triton.next_power_of_2(self.splits), num_warps=4,
         )  # fmt: skip
         return self.out
