@@ -68,8 +68,11 @@ class Compute:
                 due()
             if self._closing:
                 return
-            for task in self.scheduler.round(lambda: not self._due.empty()):
-                self._end(task.work, task.result or task.error, changed=True)
+            if ended := self.scheduler.round(lambda: not self._due.empty()):
+                # At once: behind each by itself the mover would ask the policy, which walks all sessions, beside the others.
+                with self.pager.lock:
+                    for task in ended:
+                        self._end(task.work, task.result or task.error, changed=True)
 
     def _next_due(self) -> Due | None:
         """Who begins or ends next; None: nobody, before there is a pass to run."""
