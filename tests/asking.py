@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from djinn.engine.engine import Engine
 from djinn.engine.session import Outcome, Paused, Session, Work
 from djinn.errors import DjinnError
+from djinn.server.build import build_service
+from djinn.server.server_main import parser
 
 WAIT_S = 120  # for any one answer: a test that hangs fails
+
+
+@contextmanager
+def small_engine() -> Iterator[Engine]:
+    """On random weights, with room for some sessions and no disk."""
+    args = parser().parse_args(["--model", "tiny-llama", "--port", "0", "--max-tokens", "256"])
+    service, _, shut_down = build_service(args, "cpu", 40 * 10**6, 60 * 10**6, 0)
+    yield service.engine
+    shut_down()
 
 
 def submit(engine: Engine, session: Session, **what: Any) -> queue.SimpleQueue:

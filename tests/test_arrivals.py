@@ -9,13 +9,11 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from asking import ask, park, submit, until
+from asking import ask, park, small_engine, submit, until
 
 from djinn.engine.engine import Engine
 from djinn.engine.session import Outcome, Session
 from djinn.errors import ServerFault
-from djinn.server.build import build_service
-from djinn.server.server_main import parser
 from djinn.states import State
 from djinn.tiers.streams import HostStream
 
@@ -24,10 +22,8 @@ IDS = tuple((7 * i * i + 3) % 509 for i in range(60))
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    args = parser().parse_args(["--model", "tiny-llama", "--port", "0", "--max-tokens", "256"])
-    service, _, shut_down = build_service(args, "cpu", 40 * 10**6, 60 * 10**6, 0)
-    yield service.engine
-    shut_down()
+    with small_engine() as running:
+        yield running
 
 
 @dataclass

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from asking import submit, until
+from asking import small_engine, submit, until
 
 from djinn.engine.engine import Engine
 from djinn.engine.session import Outcome, Paused
@@ -17,18 +17,14 @@ from djinn.errors import Draining, IllegalMove, ServerFault
 from djinn.paging import policy
 from djinn.paging.endings import Endings
 from djinn.paging.transfers import Transfer
-from djinn.server.build import build_service
-from djinn.server.server_main import parser
 from djinn.states import State
 from djinn.tiers.streams import HostStream
 
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    args = parser().parse_args(["--model", "tiny-llama", "--port", "0", "--max-tokens", "256"])
-    service, _, shut_down = build_service(args, "cpu", 40 * 10**6, 60 * 10**6, 0)
-    yield service.engine
-    shut_down()
+    with small_engine() as running:
+        yield running
 
 
 def test_a_session_paused_again_while_its_kv_is_on_the_way_loses_nothing(engine, monkeypatch, prompt):
