@@ -75,7 +75,7 @@ class RowsLayer(CacheLayerMixin):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write `(rows, kv_heads, 1, head_dim)` to each live row's slab; rows beyond them are padding."""
         self.rows = [
-            layer and layer.update(key_states[row : row + 1], value_states[row : row + 1])
+            None if layer is None else layer.update(key_states[row : row + 1], value_states[row : row + 1])
             for row, layer in enumerate(self._layers)
         ]
         return key_states, value_states
