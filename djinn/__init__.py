@@ -5,7 +5,8 @@ The client side imports numpy and ZeroMQ alone; torch is needed only where a ser
 
 from djinn.client.client import Client, connect
 from djinn.client.pending import Pending, Stream, as_completed
-from djinn.client.session import Checkpoint, Out, Pause, Session
+from djinn.client.results import Checkpoint, Out, Pause
+from djinn.client.session import Session
 from djinn.edits import Ablate, Add, ProjectOut, Scale, Set
 from djinn.launch import LocalServer, serve
 from djinn.sampling import Sampling

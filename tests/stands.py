@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import djinn
-from djinn.client.session import Checkpoint
+from djinn.client.results import Checkpoint
 
 PROMPT = [(7 * i * i + 3) % 509 for i in range(100)]
 NEW = 6

@@ -51,6 +51,7 @@ OF_SESSION = [
     lambda s: m.Resume(session=s),
     lambda s: m.FetchActivation(session=s, name="pause-1"),
     lambda s: m.Discard(session=s, name="pause-1"),
+    lambda s: m.Fork(session=s),
     lambda s: m.Park(session=s),
     lambda s: m.Cancel(session=s),
     lambda s: m.Describe(session=s),
@@ -172,6 +173,8 @@ def test_sessions_are_limited_by_owner_and_in_all(desk):
         last = opened(desk, "ann")
     with pytest.raises(LimitReached, match=r"3 sessions of yours.*--max-sessions-per-owner"):
         opened(desk, "ann")
+    with pytest.raises(LimitReached, match="3 sessions of yours"):
+        desk.ask("ann", m.Fork(session=last))
     desk.ask("ann", m.Close(session=last))
     opened(desk, "ann")
     for _ in range(2):

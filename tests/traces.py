@@ -153,14 +153,11 @@ class World:
 
     def fork(self, a: int, b: int) -> None:
         parent = self._pick(self._stopped(), a)
-        if parent is None or parent.machine.state not in (State.IDLE, State.PAUSED):
+        if parent is None or parent.body.durable or parent.saving:
             return
         key = f"s{self.number}"
         self.number += 1
-        child = Residence(key, Machine())
-        child.body.sharers.remove(child)
-        if parent.machine.state is State.PAUSED:
-            child.machine.state = State.PAUSED
+        child = Residence(key, Machine(parent.machine.state))
         self.book.fork(parent, child)
         self.memory.truth[key] = dict(self.memory.truth[parent.key])
         self.mover.counts["forked"] += 1

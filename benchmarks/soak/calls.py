@@ -8,7 +8,7 @@ import numpy as np
 
 import djinn
 from benchmarks.soak.programs import HIDDEN, PROMPT, VOCABULARY, Place
-from djinn.client.session import Checkpoint
+from djinn.client.results import Checkpoint
 from djinn.errors import BadRequest, DjinnError, IllegalMove, NoSuchSession
 
 WAYS = ("", "many", "elsewhere", "twice", "cut", "deaf")

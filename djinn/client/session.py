@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
@@ -14,62 +13,13 @@ from djinn.client import arguments
 from djinn.client.arguments import TokenIds
 from djinn.client.connection import Connection
 from djinn.client.pending import Pending, Stream
-from djinn.client.widen import widened
+from djinn.client.results import Checkpoint, Out, Pause
 from djinn.edits import AnyEdit
 from djinn.errors import BadRequest
 from djinn.sampling import Sampling
 from djinn.wire import messages as m
 
 Logits = Literal["last", "all", "none"]
-
-
-@dataclass(frozen=True)
-class Out:
-    """tokens: int64, the new ones only. logits: float32 `(vocabulary,)` of the last position computed, or
-    `(positions, vocabulary)` with `logits="all"`, or None. stamps: monotonic ns, the server's (accepted, ready,
-    first_layer, logits, resident, done) and the client's (client_called, client_received)."""
-
-    tokens: np.ndarray
-    logits: np.ndarray | None
-    stamps: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A layer of a pass that ran on; `session.resume(checkpoint)` rewinds to it, as often as you like."""
-
-    session: Session
-    name: str
-    layer: int
-
-    def activation(self) -> np.ndarray:
-        """The hidden state after `layer` layers, float32 `(1, tokens, hidden)`; fetched when called.
-
-        Raises BadRequest when the pause is over or the checkpoint was discarded.
-        """
-        reply = self.session.connection.ask(m.FetchActivation(session=self.session.id, name=self.name))
-        return widened(reply.arrays[0], reply.body.dtype)
-
-    def discard(self) -> None:
-        """Give its memory back: at once, or when a copy under way has ended.
-
-        Raises BadRequest for the pause that the session stands at, and for what was discarded already.
-        """
-        self.session.connection.ask(m.Discard(session=self.session.id, name=self.name))
-
-
-@dataclass(frozen=True)
-class Pause(Checkpoint):
-    """The forward stands after `layer` layers. tokens: sampled in this call. rows: tokens of the stopped pass."""
-
-    rows: int
-    tokens: np.ndarray
-    stamps: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def state(self) -> str:
-        """Where the session is now: paused, io_wait, evicting, host, …"""
-        return self.session.state
 
 
 class Session:
@@ -183,6 +133,14 @@ class Session:
             stream=stream,
         )
         return self._run(body, [] if activation is None else [arguments.activation(activation)], wait)
+
+    def fork(self) -> Session:
+        """Another session that stands where this one does, its pause and its checkpoints among it; each goes on by itself.
+
+        Nothing is copied until one of them does. Raises IllegalMove while a request of it is under way, or where its only
+        bytes are its durable file's, and LimitReached.
+        """
+        return Session(self.connection, self.connection.ask(m.Fork(session=self.id)).body.session)
 
     def park(self, *, durable: bool = False) -> None:
         """Move to IO_WAIT: the session's memory may be taken, and its eviction starts at once."""

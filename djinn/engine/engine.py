@@ -66,6 +66,16 @@ class Engine:
         self.sessions[key] = session
         return session
 
+    def fork(self, session: Session) -> Session:
+        """Another of the same owner that stands where it does. Nothing is copied until one of them goes on."""
+        with self.lock:
+            self._check_open()
+            self._check_stands(session)
+            child = session.fork(secrets.token_hex(16))
+            self.pager.fork(session.residence, child.residence)
+            self.sessions[child.key] = child
+            return child
+
     def find(self, key: str, owner: str = "") -> Session:
         """Raises NoSuchSession, saying how the session ended if it did so here; another's is as if it were not there."""
         session, ended = self.sessions.get(key), self._ended.get(key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -49,6 +49,22 @@ class Session:
     @property
     def machine(self) -> Machine:
         return self.residence.machine
+
+    def fork(self, key: str) -> Session:
+        """One that has been given what this one has, and draws what this one would; the accounts of its bytes are not made here."""
+        child = replace(
+            self,
+            key=key,
+            residence=Residence(key, Machine(self.machine.state)),
+            cache=SlabCache(len(self.cache.layers)),
+            ids=[*self.ids],
+            unfed=[*self.unfed],
+            checkpoints={**self.checkpoints},
+            sampler=self.sampler.copy(),
+        )
+        for layer, same in zip(child.cache.layers, self.cache.layers, strict=True):
+            layer.length = same.length
+        return child
 
     def name(self, what: str) -> str:
         self.serial += 1

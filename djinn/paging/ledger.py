@@ -91,7 +91,7 @@ class Ledger:
         if parent.waiting or parent.granted or parent.machine.state in END:
             raise IllegalMove(f"the session is {parent.machine.state}: only a stopped one can be forked")
         if parent.body.durable or parent.saving:  # the file is one session's alone
-            raise IllegalMove("the session lies in its durable file: it must be in memory to be forked")
+            raise IllegalMove("the session lies in its durable file: read its activation or resume it, then fork it")
         child.body = parent.body
         child.body.sharers.append(child)
         self.open(child)

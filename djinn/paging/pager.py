@@ -57,6 +57,11 @@ class Pager:
         with self.lock:
             self.book.open(residence)
 
+    def fork(self, parent: Residence, child: Residence) -> None:
+        """The child has the parent's bytes until one of them runs on. Raises IllegalMove."""
+        with self.lock:
+            self.book.fork(parent, child)
+
     def admit(self, request: Request) -> None:
         """Bring the session to the device with all it needs; `request.then(None)` is called as soon as it may run.
 

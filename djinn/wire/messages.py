@@ -10,7 +10,7 @@ from djinn.edits import AnyEdit
 from djinn.sampling import Sampling
 from djinn.wire.envelope import Name
 
-PROTOCOL = 4
+PROTOCOL = 5
 
 
 class _Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", forbid_unknown_fields=True):
@@ -79,6 +79,10 @@ class Discard(_OfSession, tag="discard"):
     name: Name
 
 
+class Fork(_OfSession, tag="fork"):
+    """Another that stands where it does: answered as Open is."""
+
+
 class Park(_OfSession, tag="park"):
     durable: bool = False
 
@@ -110,6 +114,7 @@ AnyRequest = (
     | Resume
     | FetchActivation
     | Discard
+    | Fork
     | Park
     | Cancel
     | Close

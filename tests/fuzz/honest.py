@@ -53,6 +53,8 @@ class Honest:
         yield m.Park(session=one), []
         _, (state,) = yield m.FetchActivation(session=one, name=pause.name), []
         yield m.Attach(session=one), []
+        opened, _ = yield m.Fork(session=one), []
+        fork = opened.session
         yield m.Resume(session=one, pause=pause.name, max_new_tokens=2, logits="all"), [state * np.float32(1.5)]
         yield m.Generate(session=one, max_new_tokens=4, sampling=djinn.Sampling(0.8, 20, 0.9, seed=3)), [ids(4, 9)]
         opened, _ = yield m.Open(), []
@@ -63,7 +65,9 @@ class Honest:
         yield m.Resume(session=two, checkpoint=out.checkpoints[1], max_new_tokens=5, stop_tokens=(77,)), []
         yield m.Discard(session=two, name=out.checkpoints[1]), []
         yield m.Close(session=two), []
+        yield m.Resume(session=fork, max_new_tokens=3, edits=(djinn.Scale(1.1),)), []
         yield m.Generate(session=one, max_new_tokens=1), [ids(0)]
+        yield m.Close(session=fork), []
         yield m.Close(session=one), []
 
 

@@ -1,0 +1,63 @@
+"""What a call on a session gives: tokens and logits, or where it stands and what is kept there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from djinn.client.widen import widened
+from djinn.wire import messages as m
+
+if TYPE_CHECKING:
+    from djinn.client.session import Session
+
+
+@dataclass(frozen=True)
+class Out:
+    """tokens: int64, the new ones only. logits: float32 `(vocabulary,)` of the last position computed, or
+    `(positions, vocabulary)` with `logits="all"`, or None. stamps: monotonic ns, the server's (accepted, ready,
+    first_layer, logits, resident, done) and the client's (client_called, client_received)."""
+
+    tokens: np.ndarray
+    logits: np.ndarray | None
+    stamps: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A layer of a pass that ran on; `session.resume(checkpoint)` rewinds to it, as often as you like."""
+
+    session: Session
+    name: str
+    layer: int
+
+    def activation(self) -> np.ndarray:
+        """The hidden state after `layer` layers, float32 `(1, tokens, hidden)`; fetched when called.
+
+        Raises BadRequest when the pause is over or the checkpoint was discarded.
+        """
+        reply = self.session.connection.ask(m.FetchActivation(session=self.session.id, name=self.name))
+        return widened(reply.arrays[0], reply.body.dtype)
+
+    def discard(self) -> None:
+        """Give its memory back: at once, or when a copy under way has ended.
+
+        Raises BadRequest for the pause that the session stands at, and for what was discarded already.
+        """
+        self.session.connection.ask(m.Discard(session=self.session.id, name=self.name))
+
+
+@dataclass(frozen=True)
+class Pause(Checkpoint):
+    """The forward stands after `layer` layers. tokens: sampled in this call. rows: tokens of the stopped pass."""
+
+    rows: int
+    tokens: np.ndarray
+    stamps: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def state(self) -> str:
+        """Where the session is now: paused, io_wait, evicting, host, …"""
+        return self.session.state
