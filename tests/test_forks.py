@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 from asking import ask, durably, small_engine
@@ -9,6 +12,7 @@ from sessions import NEW, check_nothing_is_left, wait_for
 from stands import PROMPT, STANDS, expected_of, same, turned
 
 import djinn
+from djinn.engine.engine import Engine
 from djinn.errors import BadRequest, IllegalMove, NoSuchSession
 from djinn.server.build import build_service
 from djinn.server.server_main import parser
@@ -122,20 +126,28 @@ def test_an_empty_one_too(client):
     fork.close()
 
 
-def test_evicted_spilled_and_in_a_durable_file(tmp_path, prompt):
-    """From the disk tier as from anywhere; a durable file is one session's alone, so its bytes must be in memory first."""
-    args = ["--model", "tiny-llama", "--port", "0", "--max-tokens", "256", "--state-dir", str(tmp_path)]
+def served(state: Path) -> tuple[Engine, Callable[[], None]]:
+    args = ["--model", "tiny-llama", "--port", "0", "--max-tokens", "256", "--state-dir", str(state)]
     service, _, shut_down = build_service(parser().parse_args(args), "cpu", 40 * 10**6, 60 * 10**6, None)
-    engine = service.engine
+    return service.engine, shut_down
+
+
+def test_one_is_durable_while_the_other_only_stands_and_both_after_that(tmp_path, prompt):
+    """Each has a file of its own, and comes back from it without the other."""
+    engine, shut_down = served(tmp_path)
     expected = ask(engine, engine.open(), ids=tuple(prompt), max_new_tokens=NEW)
     session = engine.open()
     ask(engine, session, ids=tuple(prompt), break_at=4)
-    durably(engine, session)
-    fork = engine.fork(session)
-    durably(engine, fork)
-    assert fork.residence.saved and fork.residence.body is session.residence.body
-    outs = [ask(engine, one, resume_from=one.pause, max_new_tokens=NEW) for one in (session, fork)]
-    for out in outs:
+    forks = [engine.fork(session) for _ in range(2)]
+    for one in (session, forks[0]):
+        durably(engine, one)
+    assert forks[0].residence.body is session.residence.body and not forks[1].residence.saved
+    assert ask(engine, forks[1], resume_from=forks[1].pause, max_new_tokens=NEW).tokens == expected.tokens
+    shut_down()
+    engine, shut_down = served(tmp_path)
+    for key in (session.key, forks[0].key):
+        one = engine.find(key, session.owner)
+        out = ask(engine, one, resume_from=one.pause, max_new_tokens=NEW)
         assert out.tokens == expected.tokens and out.logits.equal(expected.logits)
     shut_down()
 

@@ -117,3 +117,22 @@ def test_who_stands_at_a_layer_joins_those_who_go_through_all_to_the_bit(client,
         assert out.tokens.tolist() == alone.tokens[1:].tolist()
         assert np.array_equal(out.logits, alone.logits)
         session.close()
+
+
+def test_forks_of_one_pause_are_edited_each_by_itself_to_the_bit(client, prompt):
+    edits = [djinn.Scale(0.5), djinn.Scale(1.5), ()]
+    expected = []
+    for edit in edits:
+        own = client.open()
+        own.prefill(prompt, break_at=3)
+        expected.append(own.resume(edit=edit, max_new_tokens=5))
+        own.close()
+    session = client.open()
+    session.prefill(prompt, break_at=3)
+    forks = [session.fork() for _ in edits]
+    asked = [fork.resume(edit=edit, max_new_tokens=5, wait=False) for fork, edit in zip(forks, edits, strict=True)]
+    for pending, alone in zip(asked, expected, strict=True):
+        out = pending.result()
+        assert out.tokens.tolist() == alone.tokens.tolist() and np.array_equal(out.logits, alone.logits)
+    for one in (session, *forks):
+        one.close()

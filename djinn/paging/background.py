@@ -7,20 +7,24 @@ from djinn.paging.admission import cannot_leave, full
 from djinn.paging.decisions import Evicted, Fetch, Move, RefuseRead, RefuseSave, Save, Step
 from djinn.paging.ledger import Ledger
 from djinn.paging.residence import Request, Residence
-from djinn.paging.victims import host_room, may_leave
+from djinn.paging.victims import host_room, may_leave, stands_still
 from djinn.states import State
 
 
 def park(book: Ledger) -> Move | Evicted | None:
-    """The eviction that a park asked for, while there is room in the host pool."""
+    """The eviction that a park asked for, while there is room in the host pool. Of forks that share their bytes all must have
+    asked, but where one is to be written: the others may be evicted unasked."""
     for residence in book.residences.values():
-        body = residence.body
+        body, saving = residence.body, residence.saving
         if (
             residence.machine.state is State.IO_WAIT
-            and not (residence.intended and not residence.saving)
+            and not (residence.intended and not saving)
             and may_leave(body)
             and body.stays < 0
-            and all(s.machine.state is State.IO_WAIT and not s.waiting and not s.granted for s in body.sharers)
+            and all(
+                (s.machine.state is State.IO_WAIT or (saving and stands_still(s))) and not s.waiting and not s.granted
+                for s in body.sharers
+            )
             and (evicted := evictions.evict(book, residence))
         ):
             return evicted
