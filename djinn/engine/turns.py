@@ -1,10 +1,10 @@
 """Who shares the device's next pass. It chooses among the tasks under way, and changes none of them.
 
-Passes over one token are shared by sessions that stop behind the same layers, and by all that go on to the end, whatever layer they
-stand at: each joins the others there. Who decodes keeps its row for TURN tokens before
-somebody else who waits gets it, and to its end where less than a turn would be left: those who end give their memory back early.
-Where somebody waits for that, and all that decode end within their turn, half of them do so first: copies begin earlier, and
-what is left of the decoding goes on beside them.
+Passes over one token are shared by sessions that stop behind the same layers, and by all that go on to the end, whatever layer
+they stand at: each joins the others there. Who decodes keeps its row for TURN tokens before somebody else who waits gets it, and to
+its end where less than a turn would be left: those who end give their memory back early. Where somebody waits for that, and all
+that decode end within their turn, half of them do so first: copies begin earlier, and what is left of the decoding goes on beside
+them.
 
 Prompts whose first passes go through the same layers share one, up to as many tokens as the executor was told: a few short
 ones take the time of one, and of 1,600 tokens each two take 3 % less than one after the other, both as late as the second;
