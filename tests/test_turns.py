@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -22,8 +23,8 @@ def task(rank: int, left: int, served: int = 0) -> Fake:
     return Fake(rank=rank, served=served, step=step)
 
 
-def turns_of(tasks: list[Fake], wanted: bool = False, rows: int = 32) -> Turns:
-    turns = Turns(None, rows, deterministic=True, memory_wanted=lambda: wanted)
+def turns_of(tasks: list[Fake], wanted: bool = False, rows: int = 32, **named: Any) -> Turns:
+    turns = Turns(None, rows, deterministic=True, memory_wanted=lambda: wanted, **named)
     for one in tasks:
         turns.add(one)
     return turns
@@ -102,10 +103,9 @@ def test_nobody_is_held_back_while_those_who_give_memory_back_end():
     assert len(ending) == 19 and ranks(turns) == list(range(19, 38))
 
 
-def test_who_has_had_its_first_pass_waits_a_moment_for_those_who_come_with_it(monkeypatch):
+def test_who_has_had_its_first_pass_waits_a_moment_for_those_who_come_with_it():
     now = [5.0]
-    monkeypatch.setattr("djinn.engine.turns.time.monotonic", lambda: now[0])
-    turns = turns_of([task(0, left=5, served=1)], rows=2)
+    turns = turns_of([task(0, left=5, served=1)], rows=2, clock=lambda: now[0])
     now[0] += 0.25
     assert turns.gathering(1.0) == 0.75 and turns.gathering(0.0) == 0.0
     turns.tasks[0].launched = True

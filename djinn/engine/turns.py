@@ -30,17 +30,22 @@ LONG = 2048  # tokens of a prompt that is prefilled alone
 
 class Turns:
     def __init__(
-        self, executor: Executor | Loop, rows: int, deterministic: bool, memory_wanted: Callable[[], bool]
+        self,
+        executor: Executor | Loop,
+        rows: int,
+        deterministic: bool,
+        memory_wanted: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """rows: decoded in one pass at most. deterministic: prompts share a pass only where no bit tells. memory_wanted: whether
         somebody waits for memory that only those have who run."""
         self.executor, self.rows, self.deterministic = executor, rows, deterministic
-        self.memory_wanted = memory_wanted
+        self.memory_wanted, self._clock = memory_wanted, clock
         self.tasks: list[Task] = []  # in the order of their ranks
         self._came = 0.0  # the last of them
 
     def add(self, task: Task) -> None:
-        self._came = time.monotonic()
+        self._came = self._clock()
         self.tasks.append(task)
         self.tasks.sort(key=lambda t: t.rank)
 
@@ -50,7 +55,7 @@ class Turns:
             return 0.0
         if not all(task.waits and task.step.span and task.served for task in self.tasks):
             return 0.0
-        return max(0.0, self._came + seconds - time.monotonic())
+        return max(0.0, self._came + seconds - self._clock())
 
     def first_of_the_others(self) -> Task | None:
         """Whose pass over many tokens is next."""
