@@ -18,12 +18,14 @@ WAIT_S = 120  # for any one answer: a test that hangs fails
 
 
 @contextmanager
-def small_engine() -> Iterator[Engine]:
-    """On random weights, with room for some sessions and no disk."""
-    args = parser().parse_args(["--model", "tiny-llama", "--port", "0", "--max-tokens", "256"])
-    service, _, shut_down = build_service(args, "cpu", 40 * 10**6, 60 * 10**6, 0)
-    yield service.engine
-    shut_down()
+def small_engine(*options: str, disk: int | None = 0) -> Iterator[Engine]:
+    """On random weights, with room for some sessions. options: of `djinn serve`. disk: bytes; None: what these make of it."""
+    args = parser().parse_args(["--model", "tiny-llama", "--port", "0", "--max-tokens", "256", *options])
+    service, _, shut_down = build_service(args, "cpu", 40 * 10**6, 60 * 10**6, disk)
+    try:
+        yield service.engine
+    finally:
+        shut_down()
 
 
 def submit(engine: Engine, session: Session, **what: Any) -> queue.SimpleQueue:

@@ -33,6 +33,14 @@ def alone(client: djinn.Client, prompt: list[int], new: int) -> djinn.Out:
     return out
 
 
+def edited_alone(client: djinn.Client, prompt: list[int], layer: int, edit: object, new: int) -> djinn.Out:
+    session = client.open()
+    session.prefill(prompt, break_at=layer)
+    out = session.resume(edit=edit, max_new_tokens=new)
+    session.close()
+    return out
+
+
 def same(tokens: list[int], out: djinn.Out, undisturbed: djinn.Out) -> bool:
     return tokens == undisturbed.tokens.tolist() and np.array_equal(out.logits, undisturbed.logits)
 

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pytest
 from asking import ask, durably, small_engine
-from sessions import NEW, check_nothing_is_left, wait_for
+from sessions import NEW, check_nothing_is_left, edited_alone, wait_for
 from stands import PROMPT, STANDS, expected_of, same, turned
 
 import djinn
-from djinn.engine.engine import Engine
 from djinn.errors import BadRequest, IllegalMove, NoSuchSession
-from djinn.server.build import build_service
-from djinn.server.server_main import parser
 from djinn.states import State
 
 
@@ -55,12 +49,7 @@ def test_nothing_is_copied_until_one_goes_on(client):
 def test_of_one_pause_each_is_edited_by_itself(client):
     """The counterfactuals of one forward pass: as many as there are forks, each as a session of its own would give it."""
     edits = [djinn.Scale(0.5), djinn.Scale(1.5), djinn.Add([0.1] * client.server.hidden_size), ()]
-    expected = []
-    for edit in edits:
-        own = client.open()
-        own.prefill(PROMPT, break_at=3)
-        expected.append(own.resume(edit=edit, max_new_tokens=NEW))
-        own.close()
+    expected = [edited_alone(client, PROMPT, 3, edit, NEW) for edit in edits]
     session = client.open()
     session.prefill(PROMPT, break_at=3)
     forks = [session.fork() for _ in edits]
@@ -126,30 +115,22 @@ def test_an_empty_one_too(client):
     fork.close()
 
 
-def served(state: Path) -> tuple[Engine, Callable[[], None]]:
-    args = ["--model", "tiny-llama", "--port", "0", "--max-tokens", "256", "--state-dir", str(state)]
-    service, _, shut_down = build_service(parser().parse_args(args), "cpu", 40 * 10**6, 60 * 10**6, None)
-    return service.engine, shut_down
-
-
 def test_one_is_durable_while_the_other_only_stands_and_both_after_that(tmp_path, prompt):
     """Each has a file of its own, and comes back from it without the other."""
-    engine, shut_down = served(tmp_path)
-    expected = ask(engine, engine.open(), ids=tuple(prompt), max_new_tokens=NEW)
-    session = engine.open()
-    ask(engine, session, ids=tuple(prompt), break_at=4)
-    forks = [engine.fork(session) for _ in range(2)]
-    for one in (session, forks[0]):
-        durably(engine, one)
-    assert forks[0].residence.body is session.residence.body and not forks[1].residence.saved
-    assert ask(engine, forks[1], resume_from=forks[1].pause, max_new_tokens=NEW).tokens == expected.tokens
-    shut_down()
-    engine, shut_down = served(tmp_path)
-    for key in (session.key, forks[0].key):
-        one = engine.find(key, session.owner)
-        out = ask(engine, one, resume_from=one.pause, max_new_tokens=NEW)
-        assert out.tokens == expected.tokens and out.logits.equal(expected.logits)
-    shut_down()
+    with small_engine("--state-dir", str(tmp_path), disk=None) as engine:
+        expected = ask(engine, engine.open(), ids=tuple(prompt), max_new_tokens=NEW)
+        session = engine.open()
+        ask(engine, session, ids=tuple(prompt), break_at=4)
+        forks = [engine.fork(session) for _ in range(2)]
+        for one in (session, forks[0]):
+            durably(engine, one)
+        assert forks[0].residence.body is session.residence.body and not forks[1].residence.saved
+        assert ask(engine, forks[1], resume_from=forks[1].pause, max_new_tokens=NEW).tokens == expected.tokens
+    with small_engine("--state-dir", str(tmp_path), disk=None) as engine:
+        for key in (session.key, forks[0].key):
+            one = engine.find(key, session.owner)
+            out = ask(engine, one, resume_from=one.pause, max_new_tokens=NEW)
+            assert out.tokens == expected.tokens and out.logits.equal(expected.logits)
 
 
 def test_its_durable_file_alone_is_refused_by_name():

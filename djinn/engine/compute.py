@@ -63,12 +63,10 @@ class Compute:
         self._closing = True
 
     def _run(self) -> None:
-        while True:
-            while not self._closing and (due := self._next_due()):
+        while not self._closing:
+            if due := self._next_due():
                 due()
-            if self._closing:
-                return
-            if ended := self.scheduler.round(lambda: not self._due.empty()):
+            elif ended := self.scheduler.round(lambda: not self._due.empty()):
                 # At once: behind each by itself the mover would ask the policy, which walks all sessions, beside the others.
                 with self.pager.lock:
                     for task in ended:

@@ -94,8 +94,10 @@ class FirstPass:
         """As `Executor.run`: where each of the prompts stopped, or a row of logits of each; taps and all_logits serve one alone."""
         for cache in caches:
             cache.begin(0)
-        if start == len(self.layers):
-            return self._ended(hidden, all_logits, on_first)
+        if start == len(self.layers):  # no product is left that all their rows go into
+            finished = self._finished([one[0] for one in hidden], all_logits)
+            on_first()
+            return finished
         lengths = [one.shape[1] for one in ids]
         padding = max(0, self.least - sum(lengths))
 
@@ -119,12 +121,6 @@ class FirstPass:
             if stop(done):
                 return [Stopped(part[None], done) for part in each(state)]
         return self._finished(each(state), all_logits)
-
-    def _ended(self, hidden: Sequence[torch.Tensor], all_logits: bool, on_first: Callable[[], None]) -> Finished:
-        """Of prompts that were stopped behind the last layer: no product is left that all their rows go into."""
-        finished = self._finished([one[0] for one in hidden], all_logits)
-        on_first()
-        return finished
 
     def _finished(self, states: Sequence[torch.Tensor], all_logits: bool) -> Finished:
         """The logits of each prompt by itself, so that its bits are its own."""

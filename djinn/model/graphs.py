@@ -41,9 +41,8 @@ class RowGraphs:
         self._inputs[1] = -1  # padding, while the graphs are made
         self.hidden = torch.zeros((rows, hidden_size), dtype=model.dtype, device=device)
         self._logits = torch.zeros((rows, model.config.vocab_size), dtype=torch.float32, device=device)
-        self._positions = torch.zeros(
-            (depth, rows), dtype=torch.int32, device=device
-        )  # -1 where a row is not in a layer
+        # of each row in every layer: -1 where it is not in that layer
+        self._positions = torch.zeros((depth, rows), dtype=torch.int32, device=device)
         self._cos, self._sin = (torch.zeros((rows, shape.head_dim), dtype=model.dtype, device=device) for _ in range(2))
         self._small, self._copied = small(device), torch.cuda.Event()
         self._pool = torch.cuda.graph_pool_handle()

@@ -149,9 +149,9 @@ class Dispatcher:
             case m.Spans():
                 return m.SpansReply(spans=tuple(engine.spans()))
             case m.Open():
-                return m.Opened(session=self._opened(owner, engine.open).key)
+                return m.Opened(session=self._opened(owner, lambda: engine.open(owner)).key)
             case m.Fork(session=key):
-                return m.Opened(session=self._opened(owner, lambda _: engine.fork(engine.find(key, owner))).key)
+                return m.Opened(session=self._opened(owner, lambda: engine.fork(engine.find(key, owner))).key)
             case m.Sessions():
                 return m.SessionsReply(sessions=tuple(self._listed(s) for s in self._sessions_of(owner)))
             case m.Describe(session=key):
@@ -173,7 +173,7 @@ class Dispatcher:
     def _sessions_of(self, owner: str) -> list[Session]:
         return [session for session in list(self.engine.sessions.values()) if session.owner == owner]
 
-    def _opened(self, owner: str, make: Callable[[str], Session]) -> Session:
+    def _opened(self, owner: str, make: Callable[[], Session]) -> Session:
         """One more of the owner's. Raises LimitReached."""
         limits = self.limits
         if len(self.engine.sessions) >= limits.max_sessions:
@@ -186,7 +186,7 @@ class Dispatcher:
                 f"{limits.max_sessions_per_owner} sessions of yours are open, which is this server's limit: close() some, or "
                 "raise --max-sessions-per-owner"
             )
-        session = make(owner)
+        session = make()
         self.leases.begin(owner)
         return session
 
