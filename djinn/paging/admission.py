@@ -23,7 +23,7 @@ def may_join(book: Ledger, asking: int) -> bool:
 
     Each tier is taken to hold whole sessions of the largest size, which is what it holds at worst.
     """
-    sizes = [asking, *(sum(book.device.rounded(p.live) for p in body.parts.values()) for body in book.bodies())]
+    sizes = [asking, *(book.device.room(p.live for p in body.parts.values()) for body in book.bodies())]
     largest = max(sizes)
     tiers = (book.device.capacity, book.host.capacity, book.disk_capacity)
     return sum(sizes) + largest <= sum(capacity // largest * largest for capacity in tiers)
@@ -47,7 +47,7 @@ def cannot_leave(book: Ledger, body: Body) -> DjinnError | None:
     """Why a session on the device will not reach the host pool, whoever leaves it."""
     if body.stays >= 0:
         return StorageError("copying the session off the device failed: it stays there: park it again")
-    whole = sum(book.host.rounded(part.live) for part in body.parts.values())
+    whole = book.host.room(part.live for part in body.parts.values())
     if whole > book.host.capacity and not book.more_host():
         has = format_bytes(book.host.capacity)
         return OutOfMemory(

@@ -44,13 +44,13 @@ def next_step(book: Ledger, ahead: int = AHEAD) -> Step | None:
 
 def _make_room(book: Ledger, request: Request, ahead: int) -> Step | None:
     residence, body = request.residence, request.residence.body
-    total = sum(map(book.device.rounded, book.whole(request).values()))
+    total = book.device.room(book.whole(request).values())
     if error := too_large(book, total):
         return Refuse(request, error)
     if body.here:
         placements.grow(book, request)
     parts = book.missing(request).values()
-    missing = sum(map(book.device.rounded, parts))
+    missing = book.device.room(parts)
     if not body.here and body.live_bytes and _enough_under_way(book, ahead):
         if missing <= book.device.free_bytes:
             return None

@@ -108,7 +108,7 @@ def lift(book: Ledger, request: Request, missing: int) -> Move | None:
     body, others = request.residence.body, _others(book, request)
     need = book.host_need(body)
     for other in sorted(others, key=lambda other: other.sharers[0].waiting is not None):
-        up = sum(book.device.rounded(part.live) for part in other.parts.values())
+        up = book.device.room(part.live for part in other.parts.values())
         both = up + missing <= book.device.free_bytes
         if len(other.sharers) > 1 or book.host.free_bytes + other.host_bytes < need:
             continue

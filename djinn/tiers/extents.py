@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import bisect
 import itertools
+from collections import Counter
+from collections.abc import Iterable
 from typing import NamedTuple
 
 ALIGNMENT = 256  # bytes: what vectorised copies and attention kernels want of a row's start
@@ -34,25 +36,37 @@ class Extents:
         """`nbytes` rounded up to what an extent can have."""
         return -(-nbytes // self.unit) * self.unit
 
+    def room(self, sizes: Iterable[int]) -> int:
+        """Bytes of one extent for each size (bytes)."""
+        return sum([self.rounded(size) * count for size, count in Counter(sizes).items()])  # of few sizes, as a rule
+
     def take(self, *sizes: int) -> list[Extent] | None:
         """One extent for each size (bytes), or None and nothing taken if they do not all fit."""
-        rounded = [self.rounded(size) for size in sizes]
-        if sum(rounded) > self.free_bytes:
+        total = self.room(sizes)
+        if total > self.free_bytes:
             return None
-        whole = self._first(sum(rounded))
+        rounded = [self.rounded(size) for size in sizes]
+        whole = self._first(total)
         if whole is not None:  # side by side: quickly taken, and one run of bytes to copy
-            start = self._cut(whole, sum(rounded)).start
+            start = self._cut(whole, total).start
             ends = list(itertools.accumulate(rounded, initial=start))
             return [Extent(at, size) for at, size in zip(ends, rounded, strict=False)]
-        before, taken = (list(self._free), self.free_bytes), []
-        at, last = 0, 0
-        for size in rounded:
-            at = self._first(size, 0 if size < last else at)  # no hole before it holds as much as the last one took
-            if at is None:
-                self._free, self.free_bytes = before
+        holes, taken, at, last = list(self._free), [], 0, 0
+        for size in rounded:  # in line, no call for each: a resume waits for it
+            at = 0 if size < last else at  # else no hole before it holds as much as the last one took
+            while at < len(holes) and holes[at].size < size:
+                at += 1
+            if at == len(holes):
                 return None
-            taken.append(self._cut(at, size))
+            start, room = holes[at]
+            taken.append(Extent(start, size))
+            if room > size:
+                holes[at] = Extent(start + size, room - size)
+            else:
+                del holes[at]
             last = size
+        self._free = holes
+        self.free_bytes -= total
         return taken
 
     def fits(self, *sizes: int) -> bool:
@@ -93,10 +107,10 @@ class Extents:
             left -= taken[-1].size
         return taken
 
-    def _first(self, size: int, since: int = 0) -> int | None:
-        """Which hole from `since` on is the first that holds `size` bytes."""
-        for at in range(since, len(self._free)):
-            if self._free[at].size >= size:
+    def _first(self, size: int) -> int | None:
+        """Which hole is the first that holds `size` bytes."""
+        for at, hole in enumerate(self._free):
+            if hole.size >= size:
                 return at
         return None
 

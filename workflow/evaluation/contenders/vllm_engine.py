@@ -15,7 +15,7 @@ os.environ.update(
     VLLM_NO_USAGE_STATS="1",
     VLLM_ENABLE_V1_MULTIPROCESSING="0",  # the model is in this process, where a hook can be put on it
     VLLM_USE_FLASHINFER_SAMPLER="0",  # compiled at first use, by a compiler that is not everywhere
-    VLLM_LOGGING_LEVEL="WARNING",
+    VLLM_LOGGING_LEVEL=os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
 )
 
 import torch
