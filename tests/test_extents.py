@@ -39,6 +39,32 @@ def test_extents_never_overlap_and_bytes_are_neither_made_nor_lost(steps):
     assert extents.take(extents.capacity), "a drained range is whole again"
 
 
+def holey(held: list[int]) -> Extents:
+    """40 units, of which these are taken."""
+    extents = Extents(40 * ALIGNMENT)
+    places = extents.take(*[ALIGNMENT] * 40)
+    extents.give(*[place for at, place in enumerate(places) if at not in held])
+    return extents
+
+
+def holes(extents: Extents) -> list[Extent]:
+    return extents.take_scattered(extents.free_bytes)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.integers(0, 39), max_size=12), st.lists(st.integers(1, 6 * ALIGNMENT), min_size=1, max_size=12))
+def test_many_lie_side_by_side_or_where_one_after_the_other_would(held, sizes):
+    at_once, singly = holey(held), holey(held)
+    whole = at_once.lowest(at_once.room(sizes)) < at_once.capacity
+    places, one_by_one = at_once.take(*sizes), [singly.take(size) for size in sizes]
+    if whole:
+        assert all(a.end == b.start for a, b in pairwise(places))
+    else:
+        assert places == (None if None in one_by_one else [place for (place,) in one_by_one])
+    at_once.give(*reversed(places or ()))
+    assert holes(at_once) == holes(holey(held)), "given back at once they are whole again"
+
+
 def test_scattered_takes_holes_together_where_none_is_large_enough():
     extents = Extents(6 * ALIGNMENT)
     held = extents.take(*[ALIGNMENT] * 6)
@@ -56,7 +82,7 @@ def test_an_extent_grows_in_place_only_into_free_bytes():
     grown = extents.extend(second, 3 * ALIGNMENT)
     assert grown == Extent(ALIGNMENT, 3 * ALIGNMENT)
     assert extents.free_bytes == 0
-    assert extents.trim(grown, 1) == Extent(ALIGNMENT, ALIGNMENT)
+    extents.give(Extent(grown.start + ALIGNMENT, 2 * ALIGNMENT))
     assert extents.free_bytes == 2 * ALIGNMENT
 
 

@@ -105,8 +105,9 @@ def _mirror(book: Ledger, part: Part, upto: int) -> list[Piece]:
 def _mark_clean(body: Body, upto: dict[Key, int], epoch: int) -> None:
     if epoch == body.epoch:
         for key, live in upto.items():
-            if key in body.parts:
-                body.parts[key].clean = max(body.parts[key].clean, live)
+            part = body.parts.get(key)
+            if part and part.clean < live:
+                part.clean = live
 
 
 def yield_duplicate(book: Ledger, residence: Residence) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from djinn.errors import IllegalMove
 from djinn.paging.residence import Body, Key, Part, Request, Residence, Saving
 from djinn.states import END
-from djinn.tiers.extents import Extents
+from djinn.tiers.extents import Extent, Extents
 
 
 class Ledger:
@@ -115,10 +115,15 @@ class Ledger:
         """
         body, residence.granted = residence.body, False
         longest = max((part.live for key, part in body.items() if isinstance(key, int)), default=0)
+        tails = []
         for key, part in body.items():
             if part.device:
                 pending = isinstance(key, int) and longest - part.live < self.device.unit
-                body.put(part, self.device.trim(part.device, longest if pending else part.live))
+                kept, (start, size) = self.device.rounded(longest if pending else part.live), part.device
+                if kept < size:
+                    body.put(part, Extent(start, kept))
+                    tails.append(Extent(start + kept, size - kept))
+        self.device.give(*tails)  # at once: those of layers that hold nothing yet lie side by side
 
     def set_live(self, residence: Residence, key: Key, live: int) -> None:
         """`live` bytes of a part hold something now. Fewer than before: it was rewound, its copies are worth that much."""

@@ -23,22 +23,13 @@ def victims(book: Ledger, request: Request, short: int) -> Iterator[Residence]:
     """One session of each body that may be evicted for `request`, best first; last of all itself, to come back into a larger
     place. A resume waits for this: who is clean and large enough is looked for before all others are put in order.
     """
-    rank = request.rank
-
-    def gives_way(body: Body) -> bool:
-        if body is request.residence.body or request.number <= body.stays or not may_leave(body):
-            return False
-        return all(stands_still(s) and (not s.waiting or s.waiting.rank > rank) for s in body.sharers)
-
-    candidates = [body.sharers[0] for body in book.bodies() if gives_way(body)]
+    candidates = [body.sharers[0] for body in book.bodies() if _gives_way(body, request)]
 
     def known(residence: Residence) -> tuple:
         return residence.machine.state is not State.IO_WAIT, residence.intended, residence.machine.history[-1][1]
 
-    candidates.sort(key=known)
-    for residence in candidates:
-        body = residence.body
-        if not residence.waiting and body.device_bytes >= short and not body.dirty_bytes:
+    for residence in sorted([r for r in candidates if r.body.device_bytes >= short and not r.waiting], key=known):
+        if not residence.body.dirty_bytes:
             yield residence
             break
 
@@ -51,6 +42,15 @@ def victims(book: Ledger, request: Request, short: int) -> Iterator[Residence]:
     own = request.residence.body
     if may_leave(own) and request.number > own.stays and all(map(stands_still, own.sharers)):
         yield request.residence
+
+
+def _gives_way(body: Body, request: Request) -> bool:
+    if not may_leave(body) or body is request.residence.body or request.number <= body.stays:
+        return False
+    for sharer in body.sharers:  # noqa: SIM110  everybody is asked while a resume waits: no generator for each
+        if not stands_still(sharer) or (sharer.waiting and sharer.waiting.rank <= request.rank):
+            return False
+    return True
 
 
 def may_leave(body: Body) -> bool:

@@ -42,30 +42,28 @@ class Extents:
 
     def take(self, *sizes: int) -> list[Extent] | None:
         """One extent for each size (bytes), or None and nothing taken if they do not all fit."""
-        total = self.room(sizes)
+        rounded = [self.rounded(size) for size in sizes]
+        total = sum(rounded)
         if total > self.free_bytes:
             return None
-        rounded = [self.rounded(size) for size in sizes]
         whole = self._first(total)
         if whole is not None:  # side by side: quickly taken, and one run of bytes to copy
             start = self._cut(whole, total).start
             ends = list(itertools.accumulate(rounded, initial=start))
             return [Extent(at, size) for at, size in zip(ends, rounded, strict=False)]
-        holes, taken, at, last = list(self._free), [], 0, 0
-        for size in rounded:  # in line, no call for each: a resume waits for it
+        starts, rooms = [hole.start for hole in self._free], [hole.size for hole in self._free]
+        taken, at, last = [], 0, 0
+        for size in rounded:  # in line, no call for each and no hole made anew: a resume waits for it
             at = 0 if size < last else at  # else no hole before it holds as much as the last one took
-            while at < len(holes) and holes[at].size < size:
+            while at < len(rooms) and rooms[at] < size:
                 at += 1
-            if at == len(holes):
+            if at == len(rooms):
                 return None
-            start, room = holes[at]
-            taken.append(Extent(start, size))
-            if room > size:
-                holes[at] = Extent(start + size, room - size)
-            else:
-                del holes[at]
+            taken.append(Extent(starts[at], size))
+            starts[at] += size
+            rooms[at] -= size
             last = size
-        self._free = holes
+        self._free = [Extent(start, room) for start, room in zip(starts, rooms, strict=True) if room]
         self.free_bytes -= total
         return taken
 
@@ -133,27 +131,20 @@ class Extents:
         self._cut(at, more)
         return Extent(extent.start, extent.size + more)
 
-    def trim(self, extent: Extent, nbytes: int) -> Extent:
-        """`extent` shortened to `nbytes`; the rest is free."""
-        size = self.rounded(nbytes)
-        if size < extent.size:
-            self.give(Extent(extent.start + size, extent.size - size))
-        return Extent(extent.start, size)
-
     def give(self, *extents: Extent) -> None:
         """Return extents; raises ValueError if any of one is free already (an account that does not balance)."""
-        run: Extent | None = None  # of those that lie side by side: they go back as one
-        for extent in sorted(extents):
-            if run and run.start + run.size == extent.start:
-                run = Extent(run.start, run.size + extent.size)
-            else:
-                self._give(run)
-                run = extent
-        self._give(run)
+        start = end = 0  # of a run of those that lie side by side: they go back as one
+        for at, size in sorted(extents):
+            if at != end:
+                self._give(start, end)
+                start = at
+            end = at + size
+        self._give(start, end)
 
-    def _give(self, extent: Extent | None) -> None:
-        if extent is None or not extent.size:
+    def _give(self, start: int, end: int) -> None:
+        if start == end:
             return
+        extent = Extent(start, end - start)
         at = bisect.bisect(self._free, extent)
         left = self._free[at - 1] if at else None
         right = self._free[at] if at < len(self._free) else None
