@@ -20,7 +20,7 @@ from benchmarks.paired import print_ratio, print_times, write
 from evaluation.contenders.asking import Asked
 from evaluation.peers import MODULES, PEERS, interpreters, job_for
 from evaluation.prompts import load_prompts
-from evaluation.workload import Timed, in_turn
+from evaluation.workload import Timed, loaded_in_turn
 
 
 def read_scale(scale: str) -> SimpleNamespace:
@@ -59,7 +59,7 @@ def main() -> None:
             )
         reference = next(iter(every.values()))
         for group in [list(every.values())] if settings.peers.together else [[one] for one in every.values()]:
-            in_turn(group, args.rounds, lambda line: print(line, flush=True))
+            loaded_in_turn(group, args.rounds, lambda line: print(line, flush=True))
         for name, one in every.items():
             if one.unable:
                 print(f"{name}: not run: {one.unable}")

@@ -9,6 +9,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests run two at a time, and bits depend on it
 
 import pytest
+from contending import fake  # noqa: F401  a fixture of two files
 from family_table import Record
 from fault_table import FaultRecord
 from nursery import Nursery

@@ -7,166 +7,17 @@ import json
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import ClassVar
 
 import pytest
+from contending import JOB, Fake, InProcess, settings, talk
 
 from evaluation import peer as peer_rule
-from evaluation import workload as workload_rule
 from evaluation.contenders import answer
 from evaluation.contenders.asking import Asked, Broken, environment
-from evaluation.contenders.contender import PROBES, Contender, Evidence, Job, NotRefused, Unable, refusal
-from evaluation.peers import MODULES, PEERS, interpreters, missing
-
-TINY = {"name": "tiny-llama", "source": "random", "dtype": "bfloat16", "seed": 0}
-TINY |= dict.fromkeys(("path", "hub_id", "revision"))
-FACTS = {
-    "bytes": 10_756_608,
-    "layers": 8,
-    "hidden_size": 256,
-    "intermediate_size": 512,
-    "vocab_size": 512,
-    "dtype": "bfloat16",
-}
-FACTS |= {"kv_heads": 4, "head_dim": 64, "kv_bytes_per_token": 8192}
-JOB = Job(
-    device="cpu",
-    threads=1,
-    model=TINY,
-    weights="",
-    device_budget=32_000_000,
-    given_out=30_000_000,
-    kv_room=10_000_000,
-    kv_bytes_per_token=FACTS["kv_bytes_per_token"],
-    host_budget=100_000_000,
-    layer=4,
-    prompts=[list(range(3, 99)), list(range(9, 105))],
-    new_tokens=3,
-)
-
-
-class Fake(Contender):
-    TUNED = ({"speed": 1}, {"speed": 3}, {"speed": 2}, {"speed": 0})
-
-    def __init__(self, job):
-        super().__init__(job)
-        self.speed = job.setting["speed"]
-        if self.speed == 0:
-            raise Unable("OSError: this setting needs a compiler")
-
-    def versions(self):
-        return {"fake": "1"}
-
-    def workload(self, sessions):
-        if sessions > 40:
-            raise Unable("41 sessions do not fit")
-        made = {"seconds": sessions / self.speed, "tokens": [[1, 2]] * sessions, "paused": False}
-        return {**made, "parts": {}, "off_device_bytes": 0}
-
-    def continued(self, warmup, samples):
-        return {"dropped": [1.0] * samples}
-
-    def stop(self):
-        return Evidence("no", "8 layers ran again", refusal(lambda: [][1], IndexError))
-
-    def edit(self):
-        return Evidence("yes", "equal")
-
-    park = exact = edit
-
-    def leave(self, folder):
-        (folder / "session").write_text("kept")
-
-    def come_back(self, folder):
-        return Evidence("yes", (folder / "session").read_text())
-
-
-class InProcess:
-    """What Asked does, without the process: it is taken to import until it is heard."""
-
-    every: ClassVar[list] = []
-    asked: ClassVar[list] = []  # (question, its arguments, how many imported meanwhile)
-    loaded: ClassVar[list] = []  # at each load: (processes that import, that are loaded) beside it
-
-    def __init__(self, module, job, python=""):
-        self.told, self.begun, self.ended = None, False, False
-        self.every.append(self)
-
-    @classmethod
-    def importing(cls):
-        return sum(one.told is None and not one.ended for one in cls.every)
-
-    def hear(self):
-        self.told = self.told or talk("fake")[0]["answer"]
-        return self.told
-
-    @property
-    def tuned(self):
-        return self.hear()["tuned"]
-
-    @property
-    def workload(self):
-        return self.hear()["workload"]
-
-    def begin(self, job, choice=0):
-        self.job = job if choice is None else replace(job, setting=self.tuned[choice])
-        self.loaded.append((self.importing(), sum(one.begun and not one.ended for one in self.every)))
-        self.begun = True
-        self._said(json.dumps(asdict(self.job)))
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.ended = True
-
-    kill = close = __exit__
-
-    def ask(self, question, **more):
-        self.asked.append((question, more, self.importing()))
-        return self._said(json.dumps(asdict(self.job)), json.dumps({"ask": question, **more}))
-
-    def _said(self, *lines):
-        told = talk("fake", *lines)
-        if "unable" in told[-1]:
-            raise Unable(told[-1]["unable"])
-        return told[-1]["answer"]
-
-
-@pytest.fixture
-def fake(monkeypatch):
-    module = ModuleType("fake")
-    module.SYSTEM = Fake
-    monkeypatch.setitem(sys.modules, "evaluation.contenders.fake", module)
-    monkeypatch.setattr(peer_rule, "Asked", InProcess)
-    monkeypatch.setattr(workload_rule, "Asked", InProcess)
-    for kept in (InProcess.every, InProcess.asked, InProcess.loaded):
-        kept.clear()
-    yield module
-    assert all(one.ended for one in InProcess.every)
-
-
-def talk(module, *lines):
-    answers = io.StringIO()
-    answer.serve(module, io.StringIO("".join(f"{line}\n" for line in lines)), answers)
-    return [json.loads(line) for line in answers.getvalue().splitlines()]
-
-
-def settings(**peers):
-    given = {"vllm": "auto", "vllm_python": "/nowhere/python", "rounds": 2, "together": True}
-    given |= {"samples": 3, "warmup": 1, "tune_sessions": 2, "tune_seconds": 60, **peers}
-    return SimpleNamespace(
-        device="cpu",
-        threads=1,
-        weights=FACTS,
-        model=SimpleNamespace(**TINY),
-        budget=SimpleNamespace(device="32MB", overhead="2MB", host="100MB"),
-        oversubscription=SimpleNamespace(sessions=3, prompt_tokens=32, new_tokens=3, break_at=4),
-        peers=SimpleNamespace(**given),
-    )
+from evaluation.contenders.contender import PROBES, NotRefused, refusal
+from evaluation.peers import MODULES, interpreters, missing
 
 
 def test_a_refusal_must_be_the_one_that_was_expected():
@@ -274,59 +125,6 @@ def test_vllm_without_its_environment_is_not_run_with_its_reason(mode, words):
 def test_vllm_that_is_asked_for_must_be_there():
     with pytest.raises(peer_rule.PeerMissing, match=r"peers\.vllm is on, but it cannot be run: FileNotFoundError"):
         peer_rule.measure(settings(vllm="on"), print, "vllm")
-
-
-@pytest.mark.parametrize("together", [True, False])
-def test_all_systems_take_their_rounds_in_turn(fake, monkeypatch, tmp_path, together):
-    for system in PEERS:
-        monkeypatch.setitem(workload_rule.MODULES, system, "fake")
-        reason = "it is off" if system == "vllm" else None
-        result = {"reason": reason, "setting": {"speed": 3 if system == "djinn" else 2}}
-        (tmp_path / f"peer_{system}.json").write_text(json.dumps({"result": result}))
-    said = []
-    found = workload_rule.measure(settings(together=together), said.append, tmp_path)
-    rounds = [line.split(": ")[1:3] for line in said if ": round" in line]
-    order = [system for system in PEERS if system != "vllm"]
-    assert [system for _, system in rounds] == (order * 2 if together else [s for s in order for _ in range(2)])
-    assert found["systems"]["vllm"] == {"unable": "it is off", "seconds": []}
-    assert found["systems"]["djinn"]["seconds"] == [1.0, 1.0] and found["systems"]["hooks"]["seconds"] == [1.5, 1.5]
-    assert found["systems"]["hooks"]["tokens_as_djinn"] == 1 and found["systems"]["hooks"]["sessions_as_djinn"] == 3
-    timed = [importing for _, more, importing in InProcess.asked if more["sessions"] > workload_rule.WARM_UP]
-    assert timed == [0] * 2 * len(order)
-    first, *behind = InProcess.loaded
-    assert first == (len(order) - 1, 0), "the others import while the first loads"
-    assert all(held == (number if together else 0) for number, (_, held) in enumerate(behind, 1))
-
-
-@pytest.mark.parametrize(("together", "rounds"), [(True, 2), (False, 1)])
-def test_a_long_round_is_the_last_of_a_system_that_has_the_device_alone(fake, monkeypatch, together, rounds):
-    monkeypatch.setitem(workload_rule.MODULES, "hooks", "fake")
-    monkeypatch.setattr(workload_rule, "LONG_S", 0.8)
-    every = [workload_rule.Timed("hooks", {"reason": None, "setting": {"speed": n}}, JOB, "") for n in (2, 3)]
-    for group in [every] if together else [[one] for one in every]:
-        workload_rule.in_turn(group, 2, print)
-    slow, fast = every
-    assert [one["seconds"] for one in slow.rounds] == [1.0] * rounds
-    assert len(fast.rounds) == 2
-
-
-def test_who_has_no_workload_is_not_loaded_to_say_so(fake, monkeypatch, tmp_path):
-    monkeypatch.setattr(Fake, "workload", Contender.workload)
-    monkeypatch.setattr(InProcess, "begin", lambda *_, **__: pytest.fail("it was loaded"))
-    monkeypatch.setitem(workload_rule.MODULES, "hooks", "fake")
-    with workload_rule.Timed("hooks", {"reason": None, "setting": {"speed": 2}}, JOB, "") as one:
-        one.load()
-    assert one.row([])["unable"] == "it has no workload of many sessions"
-
-
-def test_who_does_few_sessions_but_not_as_many_says_so(fake, monkeypatch, tmp_path):
-    for system in PEERS:
-        monkeypatch.setitem(workload_rule.MODULES, system, "fake")
-        (tmp_path / f"peer_{system}.json").write_text(json.dumps({"result": {"reason": None, "setting": {"speed": 2}}}))
-    many = settings()
-    many.oversubscription.sessions = 41
-    with pytest.raises(workload_rule.NothingToCompare, match="41 sessions do not fit"):
-        workload_rule.measure(many, print, tmp_path)
 
 
 def test_djinn_answers_what_the_others_are_asked(tmp_path):

@@ -1,4 +1,5 @@
-"""One system of the comparison, alone: tuned, a put-aside session gone on with, a layer edited, and the capability probes."""
+"""One system of the comparison, alone: tuned, a put-aside session gone on with, a layer edited, and the capability probes; where
+the device holds one system at a time (`peers.together: false`), its rounds of the workload too."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from evaluation.contenders.asking import Asked
 from evaluation.contenders.contender import PROBES, Job, Unable
 from evaluation.peers import MODULES, interpreters, job_for, missing
 from evaluation.prompts import load_prompts
+from evaluation.rounds import Rounds, in_turn
 
 Progress = Callable[[str], None]
 SEVERAL = 8  # prompts for the questions about one session; some take six at once, and a swap makes room for each
@@ -29,7 +31,7 @@ def measure(settings: Any, progress: Progress, system: str) -> dict[str, Any]:
     nothing = {
         "versions": {},
         "tuning": [],
-        **dict.fromkeys(("settings_offered", "setting", "continued", "edited", "capabilities")),
+        **dict.fromkeys(("settings_offered", "setting", "workload", "continued", "edited", "capabilities")),
     }
     if system == "vllm" and settings.peers.vllm == "off":
         return {"system": system, "ran": False, "reason": missing(system, settings.peers), **nothing}
@@ -101,11 +103,12 @@ class Alone:
         self.loaded = self.standing = None
 
     def several(self, choice: int) -> Asked:
-        """The process with that setting and some prompts: the one that stands where it is that. An engine that compiles takes
-        half a minute to start once more."""
+        """The process with that setting and some prompts, or all where it makes rounds of the workload: the one that stands
+        where it is that. An engine that compiles takes half a minute to start once more."""
         if self.standing == choice:
             return self.loaded
-        return self.load(choice, max(SEVERAL, self.peers.tune_sessions))
+        few = max(SEVERAL, self.peers.tune_sessions)
+        return self.load(choice, few if self.peers.together else len(self.job.prompts))
 
     def tune(self) -> None:
         """Each setting does the workload of some sessions twice; the second time counts. None is begun behind tune_seconds.
@@ -146,6 +149,7 @@ class Alone:
             # started behind the kill: all that it has read by then is its module.
             asked = self.several(self.choice)
             found["versions"] = asked.ask("versions")
+            found["workload"] = None if self.peers.together else self._rounds(asked)
             for question in ("continued", "edited"):
                 self.progress(f"{self.system}: {question}")
                 found[question] = self._or_why_not(asked, question, **counts)
@@ -161,6 +165,12 @@ class Alone:
             "setting": asked.tuned[self.choice],
             "capabilities": {probe: probes[probe] for probe in PROBES},
         }
+
+    def _rounds(self, asked: Asked) -> dict[str, Any]:
+        rounds = Rounds(self.system, asked.tuned[self.choice], len(self.job.prompts), asked)
+        rounds.warm_up()
+        in_turn([rounds], self.peers.rounds, self.progress)
+        return rounds.told()
 
     def _or_why_not(self, asked: Asked, question: str, **more: Any) -> dict[str, Any]:
         try:

@@ -2,27 +2,25 @@
 
 Each has the setting that its own rule found best. Djinn and the hand-written swaps put every session aside before any
 goes on; what cannot pause is asked for the same tokens without. Where the device holds one system at a time
-(`peers.together: false`) each does all its rounds before the next is loaded, and one if that is long. Their processes are
-all started at once, and import while the first of them loads: until it loads, a process holds nothing of the device.
+(`peers.together: false`) each has made its rounds in its own rule, by the process that was tuned, and they are put together
+here: to load a system again for them alone takes as long as half of its rule. Else their processes are all started at once,
+and import while the first of them loads: until it loads, a process holds nothing of the device.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from evaluation.contenders.asking import Asked
-from evaluation.contenders.contender import NO_WORKLOAD, Job, Unable
+from evaluation.contenders.contender import Job
 from evaluation.peers import MODULES, PEERS, interpreters, job_for
 from evaluation.prompts import load_prompts
-
-Progress = Callable[[str], None]
-WARM_UP = 2  # sessions of an untimed workload before the first round
-LONG_S = 30.0  # of a system that has the device alone, a longer round is its last: one of 85 s is seventeen of Djinn's
+from evaluation.rounds import Progress, Rounds, in_turn
 
 
 class NothingToCompare(RuntimeError):
@@ -32,13 +30,12 @@ class NothingToCompare(RuntimeError):
 def measure(settings: Any, progress: Progress, results: Path) -> dict[str, Any]:
     """results: the folder with peer_SYSTEM.json of every system."""
     wanted = settings.oversubscription
-    prompts = load_prompts(settings.model, wanted.sessions, wanted.prompt_tokens)
     peers = {system: json.loads((results / f"peer_{system}.json").read_text())["result"] for system in PEERS}
-    able = [system for system, peer in peers.items() if not peer["reason"]]
-    with job_for(settings, prompts, able) as job, interpreters(settings.peers) as python, ExitStack() as stack:
-        every = [stack.enter_context(Timed(system, peer, job, python(system))) for system, peer in peers.items()]
-        for group in [every] if settings.peers.together else [[one] for one in every]:
-            in_turn(group, settings.peers.rounds, progress, beside=every)
+    if settings.peers.together:
+        every = together(settings, peers, progress)
+    else:
+        progress("workload: each system's rounds are in its own result")
+        every = [Rounds.again(name, peer["setting"], wanted.sessions, made(peer)) for name, peer in peers.items()]
     djinn = next(one for one in every if one.system == "djinn")
     if djinn.unable:
         raise NothingToCompare(f"Djinn did not do the workload: {djinn.unable}")
@@ -52,17 +49,29 @@ def measure(settings: Any, progress: Progress, results: Path) -> dict[str, Any]:
     }
 
 
-class Timed:
-    """One system's rounds of the workload, or why there are none. Its process starts with it, and ends with the block."""
+def made(peer: dict[str, Any]) -> dict[str, Any]:
+    """The rounds of a system's own rule."""
+    return peer["workload"] if peer["ran"] else {"unable": peer["reason"], "rounds": []}
+
+
+def together(settings: Any, peers: dict[str, dict[str, Any]], progress: Progress) -> Sequence[Rounds]:
+    wanted = settings.oversubscription
+    prompts = load_prompts(settings.model, wanted.sessions, wanted.prompt_tokens)
+    able = [system for system, peer in peers.items() if peer["ran"]]
+    with job_for(settings, prompts, able) as job, interpreters(settings.peers) as python, ExitStack() as stack:
+        every = [stack.enter_context(Timed(system, peer, job, python(system))) for system, peer in peers.items()]
+        loaded_in_turn(every, settings.peers.rounds, progress)
+    return every
+
+
+class Timed(Rounds):
+    """A system's rounds by a process of their own, which starts with it, and ends with the block."""
 
     def __init__(self, system: str, peer: dict[str, Any], job: Job, python: str) -> None:
-        self.system, self.unable, self.setting = system, peer["reason"], peer["setting"]
+        super().__init__(system, peer["setting"], len(job.prompts), unable=peer["reason"])
         self.job = job
-        self.rounds: list[dict[str, Any]] = []
-        self.tokens: list[list[int]] = []
-        self.asked: Asked | None = None
         if not self.unable:
-            with self._or_why_not():
+            with self.or_why_not():
                 self.asked = Asked(MODULES[system], None, python)
 
     def __enter__(self) -> Timed:
@@ -76,72 +85,20 @@ class Timed:
         if self.asked is not None:
             self.asked.close()
 
-    @contextmanager
-    def _or_why_not(self) -> Iterator[None]:
-        try:
-            yield
-        except Unable as reason:
-            self.unable = str(reason)
-
-    def hear(self) -> None:
-        """Wait until its imports are done; a system without such a workload says so here, before a model of 26 GB is loaded."""
-        if not self.unable:
-            with self._or_why_not():
-                if not self.asked.workload:
-                    raise Unable(NO_WORKLOAD)
-
     def load(self) -> None:
         """And warm up."""
         self.hear()
         if not self.unable:
-            with self._or_why_not():
+            with self.or_why_not():
                 self.asked.begin(replace(self.job, setting=self.setting), choice=None)
-                self.asked.ask("workload", sessions=min(WARM_UP, len(self.job.prompts)))
-
-    def run(self) -> float:
-        """Seconds of one round."""
-        with self._or_why_not():  # it takes few sessions, but not as many
-            done = self.asked.ask("workload", sessions=len(self.job.prompts))
-            self.tokens = done.pop("tokens")
-            self.rounds.append(done)
-            return done["seconds"]
-        return 0.0
-
-    @property
-    def long(self) -> bool:
-        return bool(self.rounds) and self.rounds[-1]["seconds"] > LONG_S
-
-    def row(self, ours: list[list[int]]) -> dict[str, Any]:
-        """seconds of every round; the rest as in `Contender.workload`; how much of its tokens are Djinn's, None with other
-        weights."""
-        if self.unable:
-            return {"unable": self.unable, "seconds": []}
-        pairs = list(zip(self.tokens, ours, strict=True))
-        same = sum(a == b for mine, theirs in pairs for a, b in zip(mine, theirs, strict=True))
-        others = self.rounds[-1].get("other_weights", False)
-        return {
-            "unable": None,
-            "setting": self.setting,
-            "seconds": [one["seconds"] for one in self.rounds],
-            "parts": [one["parts"] for one in self.rounds],
-            "paused": self.rounds[-1]["paused"],
-            "off_device_bytes": self.rounds[-1]["off_device_bytes"],
-            "sessions_as_djinn": None if others else sum(mine == theirs for mine, theirs in pairs),
-            "tokens_as_djinn": None if others else same / sum(len(theirs) for _, theirs in pairs),
-        }
+        self.warm_up()
 
 
-def in_turn(group: list[Timed], rounds: int, progress: Progress, beside: Sequence[Timed] = ()) -> None:
-    """beside: who may be importing: nobody is timed before that is done."""
+def loaded_in_turn(group: Sequence[Timed], rounds: int, progress: Progress) -> None:
+    """All are loaded before any is timed, and none imports then."""
     with ExitStack() as stack:
         for one in group:
             progress(f"workload: {one.system} is loaded")
             stack.callback(one.close)
             one.load()
-        for one in beside:
-            one.hear()
-        for number in range(1, rounds + 1):
-            for one in group:
-                if not (one.unable or (len(group) == 1 and one.long)):
-                    seconds = one.run()
-                    progress(f"workload: round {number} of {rounds}: {one.system}: {one.unable or f'{seconds:.1f} s'}")
+        in_turn(group, rounds, progress)

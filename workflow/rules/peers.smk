@@ -1,6 +1,7 @@
 # Needs: campaign.json, weights.json; for vLLM its own environment (make vllm).
 # Makes: raw/peer_{system}.json, raw/workload.json.
-# Steps: each system alone (tuning, going on, editing, capability probes) -> all of them in turn with the many sessions.
+# Steps: each system alone (tuning, going on, editing, capability probes) -> all of them in turn with the many sessions, or
+# put together from what each did alone, where the device holds one of them at a time.
 
 
 rule peer:
