@@ -1,16 +1,20 @@
 """Every claim in config/claims.yaml can be answered; a wrong one is an error that says what is wrong."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import yaml
 from synthetic import change, write_results
 
+from benchmarks.metal.rows import rows
+from benchmarks.metal.setting import PAPER
 from evaluation.claims import ClaimsError, evaluate, load, resolve
 from evaluation.combine import combined_of
 
 CLAIMS = Path(__file__).parent.parent / "config" / "claims.yaml"
+REFERENCE = CLAIMS.parent.parent / "results" / "reference"
 KEYS = {"id", "statement", "value", "unit", "op", "target", "met", "verdict", "reason", "source"}
 GOOD = {
     "id": "one",
@@ -157,3 +161,34 @@ def test_mixed_results_are_warned_of_in_the_table(tmp_path: Path, whole: dict) -
     answers(tmp_path, whole | {"mixed_commits": True, "commits": ["aaa", "bbb"], "dirty": ["eager"]})
     markdown = (tmp_path / "claims.md").read_text()
     assert "**Mixed commits**: aaa, bbb" in markdown and "**Uncommitted changes**" in markdown
+
+
+def at_paper_scale(whole: dict) -> dict:
+    return {**whole, "campaign": {**whole["campaign"], "scale": "paper"}}
+
+
+def test_at_paper_scale_a_claim_names_its_row_of_the_speed_table(tmp_path: Path, whole: dict) -> None:
+    assert all(one["row"] is None for one in answers(tmp_path, whole).values())
+    made = answers(tmp_path, at_paper_scale(whole))
+    assert made["vs_vllm"]["row"] == "oversub.total" and made["steering_cost"]["row"] is None
+    over = whole["oversubscription"]
+    assert made["sessions_bit_equal"]["row"] == f"oversub.n{over['sessions']}_{over['prompt_tokens']}"
+    assert "**vs_vllm** (`oversub.total`)" in (tmp_path / "claims.md").read_text()
+
+
+def test_a_row_whose_sizes_nothing_tells_is_not_named(tmp_path: Path, whole: dict) -> None:
+    without = at_paper_scale({**whole, "oversubscription": None, "resume": {}})
+    claim = {**GOOD, "value": "measured_s"}
+    made = answers(
+        tmp_path, without, [{**claim, "row": "resume.ready@{layer}"}, {**claim, "id": "two", "row": "oversub.total"}]
+    )
+    assert (made["one"]["row"], made["two"]["row"]) == (None, "oversub.total")
+
+
+def test_the_rows_that_the_campaign_on_a_card_names_are_rows_of_the_table() -> None:
+    settings = {**asdict(PAPER), "weights_bytes": 1, "kv_bytes_per_token": 1}
+    table = {row.id for row in rows(settings)}
+    found = json.loads((REFERENCE / "h100-80gb" / "claims.json").read_text())
+    named = {one["id"]: one["row"] for one in found if one["row"]}
+    assert named.keys() == {claim.id for claim in load(CLAIMS) if claim.row}
+    assert set(named.values()) <= table

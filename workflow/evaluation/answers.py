@@ -88,7 +88,8 @@ def render(answers: list[dict[str, Any]], results: dict[str, Any]) -> str:
     lines += [*table(answers), "", "## The numbers behind each verdict", ""]
     for answer in answers:
         seed = f" The seed: {answer['seed']}." if answer["seed"] else ""
-        lines.append(f"- **{answer['id']}**, {answer['verdict']}: {answer['reason']}.{seed}")
+        row = f" (`{answer['row']}`)" if answer["row"] else ""
+        lines.append(f"- **{answer['id']}**{row}, {answer['verdict']}: {answer['reason']}.{seed}")
     return "\n".join(lines) + "\n"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 from pathlib import Path
+from string import Formatter
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from evaluation.answers import promise, render, show, subject
 from evaluation.combine import RULES
+from evaluation.resumes import phase_of
 
 Op = Literal[">=", "<=", ">", "<", "==", "~"]
 Unit = Literal["ratio", "share", "ms", "s", "GB", "sessions", "logit"]
@@ -49,6 +51,9 @@ class Claim(BaseModel):
     note: str | None = None  # shown when the claim is not met
     log: Log | None = None  # the word under which the seed's log is searched for it
     reviewer: Reviewer | None = None  # the seed's reviewer whom it answers
+    row: str | None = (
+        None  # the same quantity's id in docs/performance.md, at paper scale; {layer}, {sessions}, {tokens} filled in
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Claim:
@@ -171,6 +176,7 @@ def judge(claim: Claim, results: dict[str, Any]) -> dict[str, Any]:
         reason = "; ".join(filter(None, parts))
     return {
         "id": claim.id,
+        "row": row_of(claim, results),
         "statement": claim.statement,
         "seed": claim.seed,
         "value": value if verdict != "not run" else None,
@@ -183,6 +189,19 @@ def judge(claim: Claim, results: dict[str, Any]) -> dict[str, Any]:
         "reason": reason,
         "source": ", ".join(f"raw/{rule}.json" for rule in rules),
     }
+
+
+def row_of(claim: Claim, results: dict[str, Any]) -> str | None:
+    """Where its quantity stands in the table of one card's speed; None where it does not, or nothing says of which sizes it is."""
+    if claim.row is None or results["campaign"]["scale"] != "paper":
+        return None
+    sizes: dict[str, Any] = {}
+    if over := results["oversubscription"]:
+        sizes = {"sessions": over["sessions"], "tokens": over["prompt_tokens"]}
+    if layers := sorted(map(int, phase_of(results["resume"].get("djinn", {}), "prefill", "cold"))):
+        sizes["layer"] = layers[len(layers) // 2]
+    wanted = {name for _, name, _, _ in Formatter().parse(claim.row) if name}
+    return claim.row.format(**sizes) if wanted <= sizes.keys() else None
 
 
 def satisfied(value: float, claim: Claim, target: float) -> bool:

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from evaluation.facts import Absent, Combined, Facts
 
 FACTS = Facts()
 
 
-def _over_djinn(combined: Combined, system: str) -> tuple[float, str]:
+def _row(combined: Combined, system: str) -> dict[str, Any]:
     row = combined["workload"]["systems"][system]
     if row["unable"]:
         raise Absent(f"{system} did not run: {row['unable']}")
-    ratio, ours = row["over_djinn"], combined["workload"]["systems"]["djinn"]["total"]
-    return ratio["ratio"], (
-        f"{row['total']['median']:.1f} s against {ours['median']:.1f} s, {ratio['n']} rounds, "
-        f"ratio {ratio['low']:.2f}–{ratio['high']:.2f}"
-    )
+    return row
 
 
-for _system in ("handswap_pageable", "handswap_pinned", "hf_batching", "vllm"):
+def _ratio(over: dict[str, Any], under: dict[str, Any], rounds: int, low: float, high: float) -> str:
+    totals = f"{over['total']['median']:.1f} s against {under['total']['median']:.1f} s"
+    return f"{totals}, {rounds} rounds, ratio {low:.2f}–{high:.2f}"
+
+
+def _over_djinn(combined: Combined, system: str) -> tuple[float, str]:
+    theirs, ours = _row(combined, system), _row(combined, "djinn")
+    ratio = theirs["over_djinn"]
+    return ratio["ratio"], _ratio(theirs, ours, ratio["n"], ratio["low"], ratio["high"])
+
+
+for _system in ("handswap_pageable", "handswap_pinned", "hf_batching"):
     FACTS[f"{_system}_over_djinn"] = (("workload",), partial(_over_djinn, system=_system))
+
+
+@FACTS.needs("workload")
+def djinn_over_vllm(combined: Combined) -> tuple[float, str]:
+    theirs, ours = _row(combined, "vllm"), _row(combined, "djinn")
+    ratio = theirs["over_djinn"]
+    return 1 / ratio["ratio"], _ratio(ours, theirs, ratio["n"], 1 / ratio["high"], 1 / ratio["low"])
