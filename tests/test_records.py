@@ -72,22 +72,19 @@ def test_the_device_is_described():
     json.dumps(facts)
 
 
-def test_the_commit_and_whether_it_was_changed(tmp_path, monkeypatch):
-    def git(*words):
-        subprocess.run(
-            ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@t", *words],
-            check=True,
-            capture_output=True,
-        )
+def commit_all(root, *paths):
+    for words in (["init"], ["add", *paths], ["commit", "-m", "one"]):
+        named = ["-c", "user.name=t", "-c", "user.email=t@t"]
+        subprocess.run(["git", "-C", str(root), *named, *words], check=True, capture_output=True)
 
+
+def test_the_commit_and_whether_it_was_changed(tmp_path, monkeypatch):
     assert commit_of(tmp_path) == ("unknown", False)
     monkeypatch.setenv("DJINN_COMMIT", "0123abc")  # what a copied tree is told
     assert commit_of(tmp_path) == ("0123abc", False)
     monkeypatch.delenv("DJINN_COMMIT")
-    git("init")
     (tmp_path / "a").write_text("1")
-    git("add", "a")
-    git("commit", "-m", "a")
+    commit_all(tmp_path, "a")
     commit, dirty = commit_of(tmp_path)
     assert len(commit) == 40 and not dirty
     (tmp_path / "results").mkdir()
@@ -120,6 +117,23 @@ def test_a_copied_tree_that_was_changed_is_no_longer_that_commit(tmp_path, monke
     root = copied(tmp_path)
     (root / "djinn" / "one.py").write_text("x = 2\n")
     assert commit_of(root) == ("c" * 40, True)
+
+
+def test_a_tree_that_was_copied_over_a_checkout_of_another_commit_names_its_own(tmp_path, monkeypatch):
+    monkeypatch.delenv("DJINN_COMMIT", raising=False)
+    root = copied(tmp_path)
+    (root / ".gitignore").write_text(".bundle/\n")
+    commit_all(root, "djinn", ".gitignore")
+    (root / "djinn" / "one.py").write_text("x = 2\n")  # git's folder stays behind, and the bundle is made of this
+    head, dirty = commit_of(root)
+    assert head != "c" * 40 and dirty, "changes that the bundle does not speak of"
+    said = {"commit": "d" * 40, "dirty": False, "sources": sources_digest(root)}
+    write_json(root / COPIED_FROM, said)
+    assert commit_of(root) == ("d" * 40, False)
+    write_json(root / COPIED_FROM, {**said, "dirty": True})
+    assert commit_of(root) == (head, True)
+    (root / "djinn" / "one.py").write_text("x = 1\n")
+    assert commit_of(root) == (head, False), "what git finds unchanged is git's, whatever the bundle says"
 
 
 def test_what_is_written_for_a_copy_is_what_this_checkout_says():

@@ -20,8 +20,8 @@ import djinn
 
 SCHEMA = 1
 ROOT = Path(__file__).resolve().parents[2]
-COPIED_FROM = Path(".bundle/commit.json")  # in a tree without git: what `make bundle` wrote before it was copied
-SOURCES = ("djinn", "workflow", "benchmarks", "config")
+COPIED_FROM = Path(".bundle/commit.json")  # what `make bundle` wrote before the tree was copied
+SOURCES = ("djinn", "workflow", "benchmarks", "config", "Snakefile")
 MADE = ("results", "docs", "README.md")  # what measurements write, and what is written of them: no source of any
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyzmq", "msgspec", "snakemake")
 
@@ -105,18 +105,21 @@ def commit_of(root: Path) -> tuple[str, bool]:
 
     In a checkout git has the word; a suite's file beside the one before it is no change. A copied tree has none: there
     DJINN_COMMIT says which commit was copied, else the file that `make bundle` wrote, which also tells whether the sources
-    have changed since; else it is ("unknown", False).
+    have changed since; else it is ("unknown", False). Where the tree was copied over a checkout of another commit, git finds
+    changes, and that file has the word if the sources are those that it speaks of.
     """
     commit = _git(root, "rev-parse", "HEAD") if _is_checkout(root) else None
-    if commit:
-        return commit, bool(_git(root, "status", "--porcelain", "--", ".", *(f":!{path}" for path in MADE)))
-    if "DJINN_COMMIT" in os.environ:
+    changed = bool(commit) and bool(_git(root, "status", "--porcelain", "--", ".", *(f":!{path}" for path in MADE)))
+    if commit and not changed:
+        return commit, False
+    if not commit and "DJINN_COMMIT" in os.environ:
         return os.environ["DJINN_COMMIT"], False
     copied = root / COPIED_FROM
-    if not copied.is_file():
-        return "unknown", False
-    said = json.loads(copied.read_text())
-    return said["commit"], said["dirty"] or said["sources"] != sources_digest(root)
+    said = json.loads(copied.read_text()) if copied.is_file() else None
+    same = said is not None and not said["dirty"] and said["sources"] == sources_digest(root)
+    if commit and not same:
+        return commit, True
+    return (said["commit"], not same) if said else ("unknown", False)
 
 
 def to_copy(root: Path) -> dict[str, Any]:
@@ -129,8 +132,9 @@ def sources_digest(root: Path) -> str:
     """Of every file that a measurement may run."""
     digest = hashlib.sha256()
     for part in SOURCES:
-        for path in sorted((root / part).rglob("*")):
-            if path.suffix in (".py", ".smk", ".yaml") and "__pycache__" not in path.parts:
+        for path in sorted([root / part, *(root / part).rglob("*")]):
+            run = path.suffix in (".py", ".smk", ".yaml") or path.name == "Snakefile"
+            if run and path.is_file() and "__pycache__" not in path.parts:
                 digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
