@@ -98,10 +98,14 @@ def test_a_session_is_found_between_two_tokens():
 def test_who_takes_over_knows_what_was_asked_and_not_answered(tmp_path):
     first = Journal(tmp_path / "owner-0.journal")
     first.say("opening")
-    first.say("opened", id="s", program="p", server=3)
+    first.say("opened", id="s", program="p", server=3, place=(0, 0))
     first.say("stands", id="s", place=(1, 0), server=3)
     first.say("doing", id="s", call="durable")
-    (found,) = Journal(tmp_path / "owner-0.journal").lives.values()
+    first.say("opened", id="f", program="p", server=3, place=(1, 0))
+    found, forked = Journal(tmp_path / "owner-0.journal").lives.values()
+    assert (forked.place, forked.durable) == ((1, 0), {None}), (
+        "a fork stands where its parent did, and no file is its own"
+    )
     assert (found.place, found.doing, found.server, found.durable) == ((1, 0), "durable", 3, {None})
     assert recovery.files_behind(found, (1, 0), []) == {None, (1, 0)}
 
@@ -109,7 +113,7 @@ def test_who_takes_over_knows_what_was_asked_and_not_answered(tmp_path):
 def test_a_copy_that_broke_behind_a_step_is_blamed_whoever_found_what_the_step_came_to(tmp_path):
     """A successor finds it: what its file may hold is said first, and then where it stands."""
     journal = Journal(tmp_path / "owner-0.journal")
-    journal.say("opened", id="s", program="p", server=3)
+    journal.say("opened", id="s", program="p", server=3, place=(0, 0))
     journal.say("doing", id="s", call="step")
     asked = journal.lives["s"].since_ns
     journal.say("durable", id="s", places=[None])

@@ -19,6 +19,7 @@ from benchmarks.soak import calls, programs
 from benchmarks.soak.journal import Life
 from benchmarks.soak.owner import AWAY, PATIENCE_S, WAIT_S, Owner
 from benchmarks.soak.programs import Program
+from djinn.errors import IllegalMove
 from djinn.lifeline import die_with_parent
 
 
@@ -27,7 +28,21 @@ class Client(Owner):
         self.journal.say("opening", "call: open")
         session = self.client.open()
         name = self.draw.choice(programs.NAMES)
-        self.journal.say("opened", "begun", id=session.id, program=name, server=self.number)
+        self.journal.say("opened", "begun", id=session.id, program=name, server=self.number, place=programs.BEGIN)
+
+    def fork(self, life: Life) -> None:
+        """Another that stands where it does and goes on by itself. Refused where all that there is of it is its durable file."""
+        self.journal.say("opening")
+        try:
+            session = self.session(life).fork()
+        except IllegalMove as error:
+            if "durable file" not in str(error):
+                raise
+            self.journal.say("not opened", "fork refused: in its durable file")
+        else:
+            told = {"program": life.program, "server": self.number, "place": life.place}
+            self.journal.say("opened", "begun", "forked", id=session.id, **told)
+        self.journal.say("not done", id=life.id)
 
     def steps(self, lives: Sequence[Life], how: str = "") -> None:
         """The next step of each, all asked for at once. how: what happens on the way."""
@@ -137,8 +152,10 @@ class Client(Owner):
             self.attempt(life, "durable", lambda: self.park_durably(life))
         elif dice < 0.90:
             self.attempt(life, "look", lambda: self.look(life))
-        elif dice < 0.98:
+        elif dice < 0.94:
             self.attempt(life, "misuse", lambda: self.misuse(life))
+        elif dice < 0.98 and len(lives) < self.most:
+            self.attempt(life, "fork", lambda: self.fork(life))
         else:
             self.attempt(life, "cancel", lambda: self.cancel(life))
 

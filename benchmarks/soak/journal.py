@@ -56,7 +56,7 @@ class Journal:
             self.opening = False
         elif what == "opened":
             self.opening = False
-            self.lives[line["id"]] = Life(line["id"], line["program"], line["server"])
+            self.lives[line["id"]] = Life(line["id"], line["program"], line["server"], tuple(line["place"]))
         elif life and what == "doing":
             life.doing, life.since_ns = line["call"], line["ns"]
         elif life and what == "stands":

@@ -94,6 +94,7 @@ def facts(soak: Soak) -> dict[str, Any]:
         "bad_requests": met["bad request"],
         "told": {name.removeprefix("told "): n[name] for name in sorted(n) if name.startswith("told ")},
         "sessions_begun": n["begun"],
+        "of_these_forked": n["forked"],
         "sessions_by_end": {name: n[name] for name in ENDS},
         "durable_parks_acknowledged": n["acknowledged"],
         "came_back_unpromised": n["came back unpromised"],
