@@ -168,6 +168,7 @@ class Alone:
 
     def _rounds(self, asked: Asked) -> dict[str, Any]:
         rounds = Rounds(self.system, asked.tuned[self.choice], len(self.job.prompts), asked)
+        rounds.hear()
         rounds.warm_up()
         in_turn([rounds], self.peers.rounds, self.progress)
         return rounds.told()

@@ -117,8 +117,8 @@ def commit_of(root: Path) -> tuple[str, bool]:
     copied = root / COPIED_FROM
     said = json.loads(copied.read_text()) if copied.is_file() else None
     same = said is not None and not said["dirty"] and said["sources"] == sources_digest(root)
-    if commit and not same:
-        return commit, True
+    if commit:
+        return (said["commit"], False) if same else (commit, True)
     return (said["commit"], not same) if said else ("unknown", False)
 
 

@@ -43,7 +43,7 @@ class Rounds:
                     raise Unable(NO_WORKLOAD)
 
     def warm_up(self) -> None:
-        self.hear()
+        """Heard, and loaded."""
         if not self.unable:
             with self.or_why_not():
                 self.asked.ask("workload", sessions=min(WARM_UP, self.sessions))
