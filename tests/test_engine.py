@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from asking import small_engine, submit, until
+from asking import ask, small_engine, submit, until
 
 from djinn.engine.engine import Engine
 from djinn.engine.session import Outcome, Paused
@@ -237,3 +237,17 @@ def test_who_reads_a_session_that_a_copy_breaks_is_told_that(engine, prompt):
     assert isinstance(fault, ServerFault)
     assert "on fire" in str(fault)
     engine.close(session.key)
+
+
+def test_a_reply_keeps_no_more_memory_than_it_tells_of(engine, prompt):
+    """A reply may be kept until its client is heard from again; a row of a pass is a view of all its rows."""
+    sessions = [engine.open() for _ in range(4)]
+    outs = [submit(engine, session, ids=prompt, max_new_tokens=12) for session in sessions]
+    whole = ask(engine, engine.open(), ids=prompt, max_new_tokens=2, logits="all")
+    every = ask(engine, engine.open(), ids=prompt, logits="all")
+    kept = [out.get().logits for out in outs] + [session.last_logits for session in sessions]
+    spans = engine.scheduler.timeline.spans()
+    assert any(about["rows"] > 1 for track, *_, about in spans if track == "compute"), "none ran together"
+    for logits in (*kept, whole.logits, every.logits):
+        assert logits.untyped_storage().nbytes() == logits.nbytes
+    assert torch.equal(whole.logits[: len(prompt)], every.logits)

@@ -58,8 +58,8 @@ class Runner:
         try:
             return (yield from _Run(self, work).carry_out(given))
         finally:
-            if session.last_logits is not None:  # a view, of where the passes of others come next
-                session.last_logits = session.last_logits.clone()
+            if session.last_logits is not None:
+                session.last_logits = alone(session.last_logits)
             session.cache.unbind()
             self.set_lengths(session)
 
@@ -160,7 +160,7 @@ class _Run:
             return result
         session.last_logits, session.best = result.last, (result.likeliest, result.largest)
         if work.logits == "all":
-            self.all_logits.append(result.logits.clone())
+            self.all_logits.append(result.logits)
         session.ids[one.past :] = one.ids
         self.stamps.setdefault("logits", time.monotonic_ns())
         session.length, session.pause, session.unfed = one.past + len(one.ids), None, []
@@ -194,9 +194,13 @@ class _Run:
         session, stamps = self.session, self.stamps
         stamps["first_layer"] = self.first_layer.ns() if self.first_layer else stamps["accepted"]
         stamps.setdefault("logits", stamps["accepted"])  # no pass ran: they were there
-        logits: torch.Tensor | None = session.last_logits
+        logits: torch.Tensor | None
+        logits = session.last_logits = alone(session.last_logits)  # the reply may be kept for long
         if self.work.logits == "all":
-            logits = torch.cat(self.all_logits) if self.all_logits else logits.new_empty((0, len(logits)))
+            one = len(self.all_logits) == 1
+            logits = (
+                alone(self.all_logits[0]) if one else torch.cat([logits.new_empty((0, len(logits))), *self.all_logits])
+            )
         elif self.work.logits == "none":
             logits = None
         return Outcome(self.tokens, logits, dict(self.work.checkpoint_names), stamps)
@@ -208,3 +212,8 @@ class _Run:
         self.runner.pager.set_live(self.residence, {name: nbytes})
         if self.runner.write_through and rows >= WRITE_THROUGH:
             self.runner.pager.written(self.residence, name, nbytes)
+
+
+def alone(logits: torch.Tensor) -> torch.Tensor:
+    """In memory of its own: a view of one row keeps what the pass gave of all rows and positions."""
+    return logits.clone() if logits.untyped_storage().nbytes() > logits.nbytes else logits
