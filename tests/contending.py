@@ -106,6 +106,10 @@ class InProcess:
     def workload(self):
         return self.hear()["workload"]
 
+    @property
+    def in_turn(self):
+        return self.hear()["in_turn"]
+
     def begin(self, job, choice=0):
         self.job = job if choice is None else replace(job, setting=self.tuned[choice])
         self.loaded.append((self.importing(), sum(one.begun and not one.ended for one in self.every)))

@@ -15,7 +15,6 @@ from test_contenders import JOB
 
 from evaluation.contenders.answer import answer
 from evaluation.contenders.contender import Job, Unable, tails
-from evaluation.peer import IN_TURN
 
 ROOMY = replace(JOB, kv_room=10_000_000)  # about twelve of these sessions
 SMALL_BLOCKS = 4  # of continuous batching's settings: a prompt of 32 tokens fills some
@@ -27,7 +26,7 @@ class Asked:
 
     def __init__(self, module: str, job: Job, choice: int = 0) -> None:
         system = import_module(f"evaluation.contenders.{module}").SYSTEM
-        self.system = system(replace(job, setting=system.TUNED[choice]))
+        self.system, self.in_turn = system(replace(job, setting=system.TUNED[choice])), system.IN_TURN
 
     def __enter__(self) -> Asked:
         return self
@@ -49,7 +48,7 @@ def ask(tmp_path):
             found = {"versions": system.ask("versions"), "workload": system.ask("workload", sessions=2)}
             found["continued"] = system.ask("continued", warmup=0, samples=1)
             found["edited"] = _or_unable(system, "edited")
-            probes = {probe: system.ask(probe) for probe in IN_TURN}
+            probes = {probe: system.ask(probe) for probe in system.in_turn}
             system.ask("leave", folder=str(tmp_path))
         with Asked(module, job, choice=choice) as system:
             probes["survive"] = system.ask("survive", folder=str(tmp_path))
@@ -96,7 +95,7 @@ def test_manual_offload_does_all_of_it_for_this_type_of_model(tmp_path):
             system.ask("workload", sessions=2)
         assert set(system.ask("continued", warmup=0, samples=1)) == {"offloaded"}
         assert set(system.ask("edited", warmup=0, samples=1)) == {"plain", "hook", "own"}
-        assert {probe: system.ask(probe)["answer"] for probe in IN_TURN} == dict.fromkeys(
+        assert {probe: system.ask(probe)["answer"] for probe in system.in_turn} == dict.fromkeys(
             ("stop", "edit", "park", "exact"), "yes"
         )
         system.ask("leave", folder=str(tmp_path))

@@ -37,7 +37,8 @@ def test_questions_are_answered_in_turn(fake):
         '{"ask": "workload", "sessions": 2}',
         '{"ask": "edited", "warmup": 0, "samples": 1}',
     )
-    assert tuned["answer"] == {"tuned": [{"speed": n} for n in (1, 3, 2, 0)], "workload": True}
+    told = {"tuned": [{"speed": n} for n in (1, 3, 2, 0)], "workload": True, "in_turn": list(Fake.IN_TURN)}
+    assert tuned["answer"] == told
     assert (ready["answer"], versions["answer"], workload["answer"]["seconds"]) == ("ready", {"fake": "1"}, 1.0)
     assert edited == {"unable": "it has no way to edit a layer"}
 

@@ -18,8 +18,6 @@ from evaluation.rounds import Rounds, in_turn
 
 Progress = Callable[[str], None]
 SEVERAL = 8  # prompts for the questions about one session; some take six at once, and a swap makes room for each
-# Behind `stop` an engine may answer nobody, and `park` takes one of its own: they come last.
-IN_TURN = ("edit", "exact", "stop", "park")
 
 
 class PeerMissing(RuntimeError):
@@ -153,7 +151,7 @@ class Alone:
             for question in ("continued", "edited"):
                 self.progress(f"{self.system}: {question}")
                 found[question] = self._or_why_not(asked, question, **counts)
-            probes = {probe: self._probe(asked, probe) for probe in IN_TURN}
+            probes = {probe: self._probe(asked, probe) for probe in asked.in_turn}
             asked.ask("leave", folder=folder)
             asked.kill()
             again = self.load(self.choice, prompts=1, behind=0)

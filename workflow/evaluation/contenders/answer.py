@@ -51,7 +51,7 @@ def _probed(contender: Contender, question: dict[str, Any]) -> Any:
 
 
 def serve(module: str, questions: TextIO, answers: TextIO) -> None:
-    """Tell the settings to try and whether there is a workload, read the Job, load, answer until the questions end."""
+    """Tell of the system, read the Job, load, answer until the questions end."""
 
     def tell(**content: Any) -> None:
         answers.write(json.dumps(content) + "\n")
@@ -60,7 +60,8 @@ def serve(module: str, questions: TextIO, answers: TextIO) -> None:
     contender = None
     try:
         system = importlib.import_module(f"{MODULES}.{module}").SYSTEM
-        tell(answer={"tuned": system.TUNED, "workload": system.workload is not Contender.workload})
+        has = system.workload is not Contender.workload
+        tell(answer={"tuned": system.TUNED, "workload": has, "in_turn": system.IN_TURN})
         job = questions.readline()
         if not job:
             return

@@ -78,6 +78,11 @@ class Asked:
         """Whether it has one of many sessions."""
         return self.hear()["workload"]
 
+    @property
+    def in_turn(self) -> list[str]:
+        """The probes that its first process is asked, in this order."""
+        return self.hear()["in_turn"]
+
     def begin(self, job: Job, choice: int | None = 0) -> None:
         """Load the job, once; it was started without one to tell its settings first."""
         self.hear()

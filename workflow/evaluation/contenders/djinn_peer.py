@@ -27,6 +27,8 @@ TOKEN = "one that comes back for its session"
 class DjinnPeer(Contender):
     """Its server starts with the first question: `survive` has one of its own."""
 
+    IN_TURN = ("exact", "stop", "park", "edit")  # `edit` ends the server, and `survive` starts another anyway
+
     server: djinn.LocalServer | None = None
 
     @property
@@ -57,6 +59,7 @@ class DjinnPeer(Contender):
         if self.server is not None:
             self._client.close()
             self.server.stop()
+            self.server = None
 
     def versions(self) -> dict[str, str]:
         return {"djinn": djinn.__version__, **{name: version(name) for name in ("torch", "transformers")}}
@@ -147,7 +150,6 @@ class DjinnPeer(Contender):
         self.close()  # its server has the whole budget: a card has no room for the plain model beside it
         with Plain(self.job) as plain:
             hooked, unedited, step = plain.scaled(prompt, PLAIN_TO_SEE), plain.logits(prompt), plain.step
-        self._start()
         changed = float(np.abs(ours - out.logits).max())
         difference = float(np.abs(ours - hooked).max())
         # its kernels round otherwise than transformers': the edited passes may differ by that much on either side
