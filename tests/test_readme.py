@@ -46,9 +46,10 @@ def test_duration() -> None:
     assert duration(42.4) == "42 s" and duration(250) == "4 min 10 s"
 
 
-def test_the_paper_scale_says_what_its_raw_files_say(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", [PAPER, "h200-141gb"])
+def test_the_paper_scale_says_what_its_raw_files_say(folder: str, tmp_path: Path) -> None:
     """Its combined.json is not kept: what is checked is that the claims are those of the raw files, of one clean commit."""
-    paper = ROOT / "results" / "reference" / PAPER
+    paper = ROOT / "results" / "reference" / folder
     combine(paper / "raw", paper / "campaign.json", tmp_path / "combined.json")
     made = json.loads((tmp_path / "combined.json").read_text())
     assert not made["mixed_commits"] and not made["dirty"] and not made["mixed_config"]
