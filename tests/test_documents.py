@@ -16,7 +16,7 @@ from evaluation.claims import evaluate
 from evaluation.combine import combine
 from evaluation.documents import DOCUMENTS, DocumentError, made, main, refresh, rendered
 from evaluation.peers_table import render
-from evaluation.readme import PAPER
+from evaluation.readme import PAPERS
 from evaluation.settings import parse
 
 ROOT = Path(__file__).parent.parent
@@ -31,7 +31,7 @@ def top(tmp_path: Path) -> Path:
     for name in DOCUMENTS:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    for folder, scale in (("laptop", "laptop"), (PAPER, "paper")):
+    for folder, scale in (("laptop", "laptop"), *((name, "paper") for name in PAPERS)):
         analyse(write_results(tmp_path / "results" / "reference" / folder, scale=scale))
     return tmp_path
 

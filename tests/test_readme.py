@@ -8,7 +8,7 @@ from synthetic import write_results
 
 from evaluation.claims import evaluate
 from evaluation.combine import combine, combined_of, same
-from evaluation.readme import PAPER, ReferenceLacks, block, duration
+from evaluation.readme import PAPERS, ReferenceLacks, block, duration
 
 ROOT = Path(__file__).parent.parent
 CLAIMS = ROOT / "config" / "claims.yaml"
@@ -24,8 +24,9 @@ def made_up(results: Path, **more: object) -> Path:
 
 
 def test_the_block_holds_every_claim_of_both_campaigns_and_what_they_were_measured_on(tmp_path: Path) -> None:
-    paper = made_up(tmp_path / PAPER, scale="paper", without=("steering",))
-    (paper / "combined.json").unlink()  # not kept: it is made
+    for name in PAPERS:
+        paper = made_up(tmp_path / name, scale="paper", without=("steering",))
+        (paper / "combined.json").unlink()  # not kept: it is made
     text = block(made_up(tmp_path / "laptop"))
     rows = {line.split(" | ")[0]: line for line in text.splitlines() if line.startswith("| ")}
     for claim in json.loads((tmp_path / "laptop" / "claims.json").read_text()):
@@ -38,7 +39,7 @@ def test_the_block_holds_every_claim_of_both_campaigns_and_what_they_were_measur
 def test_a_missing_reference_is_said(tmp_path: Path) -> None:
     with pytest.raises(ReferenceLacks, match=r"lacks campaign\.json"):
         block(tmp_path)
-    with pytest.raises(ReferenceLacks, match=f"{PAPER} lacks"):
+    with pytest.raises(ReferenceLacks, match=f"{PAPERS[0]} lacks"):
         block(made_up(tmp_path / "laptop"))
 
 
@@ -46,7 +47,7 @@ def test_duration() -> None:
     assert duration(42.4) == "42 s" and duration(250) == "4 min 10 s"
 
 
-@pytest.mark.parametrize("folder", [PAPER, "h200-141gb"])
+@pytest.mark.parametrize("folder", PAPERS)
 def test_the_paper_scale_says_what_its_raw_files_say(folder: str, tmp_path: Path) -> None:
     """Its combined.json is not kept: what is checked is that the claims are those of the raw files, of one clean commit."""
     paper = ROOT / "results" / "reference" / folder

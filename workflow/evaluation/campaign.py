@@ -145,8 +145,9 @@ def tell(top: Path, target: Path) -> int:
     # Everything that is printed from results, which putting them away does not need.
     from evaluation import documents, readme
 
-    if target.name not in (documents.SCALE, readme.PAPER):
-        print(f"campaign: the documents speak of {documents.SCALE} and {readme.PAPER}, and stay as they are")
+    quoted = (documents.SCALE, *readme.PAPERS)
+    if target.name not in quoted:
+        print(f"campaign: the documents speak of {', '.join(quoted)}, and stay as they are")
         return 0
     wrong = documents.refresh(top, target.parent / documents.SCALE)
     for line in wrong:

@@ -11,7 +11,7 @@ from evaluation.answers import side_by_side, subject, tally, warnings
 from evaluation.combine import RULES, combined_of
 from evaluation.peers_table import capabilities, workload
 
-PAPER = "h100-80gb"  # beside the reference: the paper scale's campaign
+PAPERS = ("h100-80gb", "h200-141gb")  # beside the reference: the paper scale's campaigns, the seed's kind of card first
 
 
 class ReferenceLacks(ValueError):
@@ -26,6 +26,12 @@ class Campaign:
     about: dict[str, Any]  # campaign.json
     results: dict[str, Any]  # combined.json, made here where it is not kept
     answers: list[dict[str, Any]]  # claims.json
+
+    @property
+    def name(self) -> str:
+        """Its scale, and which of several of that."""
+        scale = self.about["scale"]
+        return scale if self.folder.name == scale else f"{scale}, {self.folder.name}"
 
     def sentence(self) -> str:
         """What was measured on what, when, and how the claims came out."""
@@ -54,14 +60,16 @@ def campaign_in(folder: Path) -> Campaign:
 
 def block(reference: Path) -> str:
     """The results block, without its markers."""
-    ours, paper = campaign_in(reference), campaign_in(reference.parent / PAPER)
-    lines = [paper.sentence(), "", ours.sentence(), ""]
-    for campaign in (paper, ours):
-        lines += [f"> {campaign.about['scale']}: {warning}" for warning in warnings(campaign.results)]
+    shown = [campaign_in(reference.parent / name) for name in (*PAPERS, reference.name)]
+    paper, lines = shown[0], []
+    for campaign in shown:
+        lines += [campaign.sentence(), ""]
+    for campaign in shown:
+        lines += [f"> {campaign.name}: {warning}" for warning in warnings(campaign.results)]
     lines += [
-        *side_by_side({campaign.about["scale"]: campaign.answers for campaign in (paper, ours)}),
+        *side_by_side({campaign.name: campaign.answers for campaign in shown}),
         "",
-        "What each system can do on the card, every cell filled by a probe that ran:",
+        f"What each system can do on a card ({paper.folder.name}), every cell filled by a probe that ran:",
         "",
         *capabilities(paper.results["peers"]),
         "",
