@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from html.parser import HTMLParser
@@ -14,6 +15,7 @@ from evaluation.answered import answered
 from evaluation.claims import evaluate
 from evaluation.combine import combine
 from evaluation.pages import claims_page, environment_page
+from evaluation.redraw import redraw
 from evaluation.seed_log import render
 
 CLAIMS = Path(__file__).parent.parent / "config" / "claims.yaml"
@@ -74,6 +76,19 @@ def test_a_rule_that_did_not_run_is_said(results: Path) -> None:
     (results / "raw" / "steering.json").unlink()
     combine(results / "raw", results / "campaign.json", results / "combined.json")
     assert "Not measured in this campaign: steering" in Text(environment_page(results)).text
+
+
+def test_a_campaign_is_drawn_again_from_packed_raw_files_alone(results: Path) -> None:
+    page, claims = environment_page(results), (results / "claims.md").read_text()
+    for raw in list((results / "raw").iterdir()):
+        raw.with_suffix(".json.gz").write_bytes(gzip.compress(raw.read_bytes()))
+        raw.unlink()
+    for name in ("combined.json", "claims.json", "claims.md"):
+        (results / name).unlink()
+    assert redraw(results, CLAIMS) == []
+    assert (results / "report" / "environment.html").read_text() == page
+    assert (results / "claims.md").read_text() == claims
+    assert {path.suffix for path in (results / "figures").iterdir()} == {".pdf", ".png", ".csv"}
 
 
 def log_of(results: Path, claims: Path = CLAIMS) -> list[str]:

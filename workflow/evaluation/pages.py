@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evaluation.answers import promise, show, tally, warnings
 from evaluation.points import merged, params
+from evaluation.records import raw_contents
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "report"
 
@@ -33,7 +34,10 @@ def claims_page(results: Path) -> str:
 def environment_page(results: Path) -> str:
     """Machine, versions, weights, configuration and time of every rule, from the raw files themselves."""
     combined = _read(results, "combined")
-    raws = {rule: json.loads((results / entry["file"]).read_text()) for rule, entry in combined["raw"].items()}
+    contents = {
+        rule: content for rule, (_, content) in raw_contents(results / "raw").items() if rule in combined["raw"]
+    }
+    raws = {rule: json.loads(contents[rule]) for rule in combined["raw"]}
     return _render(
         "environment.html",
         campaign=combined["campaign"],
@@ -48,7 +52,7 @@ def environment_page(results: Path) -> str:
                 "share": raw["seconds"] / combined["measured_s"],
                 "started": raw["started"],
                 "commit": raw["commit"],
-                "bytes": (results / combined["raw"][rule]["file"]).stat().st_size,
+                "bytes": len(contents[rule]),
             }
             for rule, raw in raws.items()
         ],

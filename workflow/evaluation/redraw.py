@@ -16,17 +16,22 @@ from evaluation.campaign import tell
 from evaluation.claims import evaluate
 from evaluation.combine import combine
 from evaluation.figures import FIGURES, style
+from evaluation.pages import claims_page, environment_page
 from evaluation.peers_table import render
 
 
 def redraw(folder: Path, claims: Path) -> list[str]:
-    """Write combined.json, claims, figures and peers.md beside `folder`/raw; says which figures its raw files cannot fill."""
+    """Write combined.json, claims, peers.md, the report's pages and figures beside `folder`/raw; says which figures its raw
+    files cannot fill."""
     combined = folder / "combined.json"
     combine(folder / "raw", folder / "campaign.json", combined)
     evaluate(combined, claims, folder / "claims.json", folder / "claims.md")
     results = json.loads(combined.read_text())
     (folder / "peers.md").write_text(render(results))
-    (folder / "figures").mkdir(exist_ok=True)
+    for name in ("report", "figures"):
+        (folder / name).mkdir(exist_ok=True)
+    (folder / "report" / "claims.html").write_text(claims_page(folder))
+    (folder / "report" / "environment.html").write_text(environment_page(folder))
     lacking = []
     for rule, name in FIGURES.items():
         outs = [folder / "figures" / f"{name}.{kind}" for kind in ("pdf", "png", "csv")]
