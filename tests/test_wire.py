@@ -112,6 +112,24 @@ def test_a_state_in_the_models_dtype_is_the_same_numbers_in_float32(dtype, threa
     found, expected = widen.widened(came, body.dtype), state.float().numpy()
     assert found.dtype == np.float32 and found.flags.writeable
     assert np.array_equal(found, expected, equal_nan=True)
+    room = np.full((1, 256, 256), 7, np.float32)
+    assert widen.widened(came, body.dtype, room) is room and np.array_equal(room, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "room",
+    [
+        np.empty((1, 3, 5), np.float32),
+        np.empty((1, 3, 4), np.float64),
+        np.empty((1, 3, 8), np.float32)[:, :, ::2],
+        np.frombuffer(bytes(48), np.float32).reshape(1, 3, 4),
+        [0.0] * 12,
+    ],
+    ids=["shape", "dtype", "strides", "read-only", "list"],
+)
+def test_room_that_cannot_hold_a_state_is_refused(room):
+    with pytest.raises(BadRequest, match="out must be"):
+        widen.widened(np.ones((1, 3, 4), np.uint16), "bfloat16", room)
 
 
 def test_a_refusal_does_not_send_back_what_came():

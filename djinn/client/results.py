@@ -33,13 +33,15 @@ class Checkpoint:
     name: str
     layer: int
 
-    def activation(self) -> np.ndarray:
+    def activation(self, out: np.ndarray | None = None) -> np.ndarray:
         """The hidden state after `layer` layers, float32 `(1, tokens, hidden)`; fetched when called.
 
-        Raises BadRequest when the pause is over or the checkpoint was discarded.
+        out: an array of that shape and dtype to write it to, which is returned: one that is used again and again saves finding
+        fresh memory each time, a third of what a state of 2,048 tokens by 5,120 takes.
+        Raises BadRequest when the pause is over, the checkpoint was discarded, or `out` cannot hold it.
         """
         reply = self.session.connection.ask(m.FetchActivation(session=self.session.id, name=self.name))
-        return widened(reply.arrays[0], reply.body.dtype)
+        return widened(reply.arrays[0], reply.body.dtype, out)
 
     def discard(self) -> None:
         """Give its memory back: at once, or when a copy under way has ended.

@@ -7,22 +7,38 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from djinn.errors import BadRequest
+
 THREADS = min(4, os.cpu_count() or 1)
 LARGE = 1 << 20  # values from which on they are worth starting
 
 
-def widened(array: np.ndarray, dtype: str) -> np.ndarray:
-    """float32 of the same shape. dtype: of the model; bfloat16 comes as uint16 and is the upper half of a float32."""
+def widened(array: np.ndarray, dtype: str, out: np.ndarray | None = None) -> np.ndarray:
+    """float32 of the same shape, written to `out` where it is given. dtype: of the model; bfloat16 comes as uint16 and is the
+    upper half of a float32. Raises BadRequest where `out` cannot hold it."""
+    wide = np.empty(array.shape, np.float32) if out is None else _fitting(out, array.shape)
     if dtype != "bfloat16":
-        return array.astype(np.float32)
-    wide = np.empty(array.shape, np.uint32)
+        np.copyto(wide, array)
+        return wide
+    bits = wide.view(np.uint32)
     if array.size < LARGE:
-        _shift((array, wide))
-    else:  # most of the time goes into the kernel's pages for `wide`
+        _shift((array, bits))
+    else:  # into a fresh array most of the time goes into the kernel's pages for it
         with ThreadPoolExecutor(THREADS) as threads:
-            parts = (np.array_split(whole.reshape(-1), THREADS) for whole in (array, wide))
+            parts = (np.array_split(whole.reshape(-1), THREADS) for whole in (array, bits))
             list(threads.map(_shift, zip(*parts, strict=True)))
-    return wide.view(np.float32)
+    return wide
+
+
+def _fitting(out: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if not isinstance(out, np.ndarray):
+        raise BadRequest(f"out must be a numpy array, not {type(out).__name__}")
+    if out.shape != shape or out.dtype != np.float32 or not (out.flags.c_contiguous and out.flags.writeable):
+        what = "" if out.flags.c_contiguous and out.flags.writeable else ", not contiguous or not writable"
+        raise BadRequest(
+            f"out must be a writable C-contiguous float32 array of shape {shape}, not {out.dtype} {out.shape}{what}"
+        )
+    return out
 
 
 def _shift(pair: tuple[np.ndarray, np.ndarray]) -> None:
