@@ -1,10 +1,13 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from djinn.tiers.extents import ALIGNMENT, Extent, Extents
+
+# How long an example takes, or to draw one, says how busy the machine is.
+BESIDE_OTHERS = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def test_all_or_nothing():
@@ -21,7 +24,7 @@ def test_giving_twice_is_an_account_that_does_not_balance():
         extents.give(extent)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(BESIDE_OTHERS, max_examples=200)
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 20 * ALIGNMENT)), max_size=60))
 def test_extents_never_overlap_and_bytes_are_neither_made_nor_lost(steps):
     extents, held = Extents(100 * ALIGNMENT), []
@@ -51,7 +54,7 @@ def holes(extents: Extents) -> list[Extent]:
     return extents.take_scattered(extents.free_bytes)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(BESIDE_OTHERS, max_examples=300)
 @given(st.lists(st.integers(0, 39), max_size=12), st.lists(st.integers(1, 6 * ALIGNMENT), min_size=1, max_size=12))
 def test_many_lie_side_by_side_or_where_one_after_the_other_would(held, sizes):
     at_once, singly = holey(held), holey(held)
