@@ -37,7 +37,7 @@ class Checkpoint:
         """The hidden state after `layer` layers, float32 `(1, tokens, hidden)`; fetched when called.
 
         out: an array of that shape and dtype to write it to, which is returned: one that is used again and again saves finding
-        fresh memory each time, a third of what a state of 2,048 tokens by 5,120 takes.
+        fresh memory each time, a sixth of what a state of 2,048 tokens by 5,120 takes.
         Raises BadRequest when the pause is over, the checkpoint was discarded, or `out` cannot hold it.
         """
         reply = self.session.connection.ask(m.FetchActivation(session=self.session.id, name=self.name))
