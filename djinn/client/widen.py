@@ -33,8 +33,9 @@ def widened(array: np.ndarray, dtype: str, out: np.ndarray | None = None) -> np.
 def _fitting(out: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if not isinstance(out, np.ndarray):
         raise BadRequest(f"out must be a numpy array, not {type(out).__name__}")
-    if out.shape != shape or out.dtype != np.float32 or not (out.flags.c_contiguous and out.flags.writeable):
-        what = "" if out.flags.c_contiguous and out.flags.writeable else ", not contiguous or not writable"
+    writable = out.flags.c_contiguous and out.flags.writeable
+    if out.shape != shape or out.dtype != np.float32 or not writable:
+        what = "" if writable else ", not contiguous or not writable"
         raise BadRequest(
             f"out must be a writable C-contiguous float32 array of shape {shape}, not {out.dtype} {out.shape}{what}"
         )

@@ -160,7 +160,7 @@ class _Run:
             return result
         session.last_logits, session.best = result.last, (result.likeliest, result.largest)
         if work.logits == "all":
-            self.all_logits.append(result.logits)
+            self.all_logits.append(alone(result.logits))
         session.ids[one.past :] = one.ids
         self.stamps.setdefault("logits", time.monotonic_ns())
         session.length, session.pause, session.unfed = one.past + len(one.ids), None, []
@@ -197,10 +197,8 @@ class _Run:
         logits: torch.Tensor | None
         logits = session.last_logits = alone(session.last_logits)  # the reply may be kept for long
         if self.work.logits == "all":
-            one = len(self.all_logits) == 1
-            logits = (
-                alone(self.all_logits[0]) if one else torch.cat([logits.new_empty((0, len(logits))), *self.all_logits])
-            )
+            every = self.all_logits or [logits.new_empty((0, len(logits)))]
+            logits = every[0] if len(every) == 1 else torch.cat(every)
         elif self.work.logits == "none":
             logits = None
         return Outcome(self.tokens, logits, dict(self.work.checkpoint_names), stamps)

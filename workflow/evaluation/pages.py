@@ -34,10 +34,8 @@ def claims_page(results: Path) -> str:
 def environment_page(results: Path) -> str:
     """Machine, versions, weights, configuration and time of every rule, from the raw files themselves."""
     combined = _read(results, "combined")
-    contents = {
-        rule: content for rule, (_, content) in raw_contents(results / "raw").items() if rule in combined["raw"]
-    }
-    raws = {rule: json.loads(contents[rule]) for rule in combined["raw"]}
+    contents = raw_contents(results / "raw")
+    raws = {rule: json.loads(contents[rule][1]) for rule in combined["raw"]}
     return _render(
         "environment.html",
         campaign=combined["campaign"],
@@ -52,7 +50,7 @@ def environment_page(results: Path) -> str:
                 "share": raw["seconds"] / combined["measured_s"],
                 "started": raw["started"],
                 "commit": raw["commit"],
-                "bytes": len(contents[rule]),
+                "bytes": len(contents[rule][1]),
             }
             for rule, raw in raws.items()
         ],
