@@ -163,6 +163,17 @@ def test_mixed_results_are_warned_of_in_the_table(tmp_path: Path, whole: dict) -
     assert "**Mixed commits**: aaa, bbb" in markdown and "**Uncommitted changes**" in markdown
 
 
+def test_a_note_for_one_kind_of_device_is_not_given_on_another(tmp_path: Path, whole: dict) -> None:
+    missed = GOOD | {"target": 1, "note": {"cpu": "it has no copy engine"}}
+    on_card = {**whole, "campaign": {**whole["campaign"], "device": {**whole["campaign"]["device"], "kind": "cuda"}}}
+    assert "no copy engine" in answers(tmp_path, whole, [missed])["one"]["reason"]
+    assert "no copy engine" not in answers(tmp_path, on_card, [missed])["one"]["reason"]
+
+
+def test_a_rivals_claim_says_from_how_many_settings_its_own_was_chosen(tmp_path: Path, whole: dict) -> None:
+    assert "its setting: {'batch': 8}, 2 of 3 tried" in answers(tmp_path, whole)["vs_handswap_pinned"]["reason"]
+
+
 def at_paper_scale(whole: dict) -> dict:
     return {**whole, "campaign": {**whole["campaign"], "scale": "paper"}}
 

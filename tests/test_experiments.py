@@ -15,7 +15,7 @@ from evaluation import breakpoints, checkpoint_cost, concurrent, dispatch, steer
 from evaluation.copying import busy_share
 from evaluation.load import DECODING, Load
 from evaluation.parking import OFF, put_aside
-from evaluation.plain import Plain, step
+from evaluation.plain import Plain, apart, step
 from evaluation.wire_tap import WireTap
 
 TINY = {"name": "tiny-llama", "source": "random", "dtype": "float32", "seed": 0} | dict.fromkeys(
@@ -92,6 +92,14 @@ def test_a_near_tie_is_told_from_a_difference(prompt: list[int]) -> None:
     assert step(torch.tensor([1.0, 3.0, -4.0]), "bfloat16").tolist() == [2**-7, 2**-6, 2**-5]
 
 
+def test_a_near_tie_is_counted_apart_whether_both_agree_or_not() -> None:
+    plainly = torch.tensor([[1.0, 1 + 2**-7, 0.0], [1.0, 1 + 2**-7, 0.0], [1.0, 3.0, 0.0], [1.0, 3.0, 0.0]])
+    ours = plainly.clone()
+    ours[1, 0] = ours[3, 0] = 4.0
+    found = apart(ours, plainly, "bfloat16")
+    assert (found["near_ties"], found["different"]) == (2, 1)
+
+
 def test_steering_agrees_with_a_hook_and_one_changes_nothing(settings: SimpleNamespace) -> None:
     found = steering.measure(settings, said)
     rows = {row["factor"]: row["by_prompt"] for row in found["sweep"]}
@@ -99,7 +107,8 @@ def test_steering_agrees_with_a_hook_and_one_changes_nothing(settings: SimpleNam
     assert all(one["changed_logits"] == one["kl"] == one["relative_l2"] == 0 for one in rows[1.0])
     assert all(one["changed_logits"] > 0.9 for one in rows[0.5])
     assert max(one["hook_max_abs"] for prompts in rows.values() for one in prompts) < 1e-3
-    assert {way: len(times) for way, times in found["resume_ms"].items()} == {"unedited": 2, "edited": 2}
+    pairs = {way: len(times) for way, times in found["resume_ms"].items()}
+    assert pairs == {"unedited": steering.COST_PAIRS, "edited": steering.COST_PAIRS}
 
 
 def test_steering_that_is_off_says_so(settings: SimpleNamespace) -> None:

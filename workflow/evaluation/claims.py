@@ -48,7 +48,9 @@ class Claim(BaseModel):
     better_at: float | None = None  # met by this much is "better" than promised
     absolute: bool = False  # tied to the seed's machine: elsewhere it can be met, but not "better"
     scales: list[str] | None = None  # asked only at these scales
-    note: str | None = None  # shown when the claim is not met
+    note: str | dict[Literal["cpu", "cuda"], str] | None = (
+        None  # shown when the claim is not met, there if it says where
+    )
     log: Log | None = None  # the word under which the seed's log is searched for it
     reviewer: Reviewer | None = None  # the seed's reviewer whom it answers
     row: str | None = (
@@ -171,8 +173,9 @@ def judge(claim: Claim, results: dict[str, Any]) -> dict[str, Any]:
                 f"not like for like: the seed's number is for {SEED_MACHINE}, "
                 f"this one for {subject(results, claim.source[0])}"
             )
-        if not met and claim.note:
-            parts.append(claim.note)
+        if not met:
+            there = results["campaign"]["device"]["kind"]
+            parts.append(claim.note.get(there, "") if isinstance(claim.note, dict) else claim.note or "")
         reason = "; ".join(filter(None, parts))
     return {
         "id": claim.id,

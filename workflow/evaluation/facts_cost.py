@@ -39,7 +39,7 @@ def _slowdown(combined: Combined, what: str) -> tuple[float, str]:
     enough = "" if busy >= BUSY else f" (MEASURES asks for {100 * BUSY:.0f} %: this load could not keep them as busy)"
     return ratio["high"] - 1, (
         f"upper 95 % bound of {ratio['n']} pairs; median {100 * (ratio['ratio'] - 1):+.1f} %, {found['alone_ms']['median']:.1f} ms "
-        f"alone, {found['beside_ms']['median']:.1f} ms beside copies; copies ran {100 * busy:.0f} % of that time{enough}, "
+        f"alone, {found['beside_ms']['median']:.1f} ms beside copies; copies ran {100 * busy:.3g} % of that time{enough}, "
         f"{format_bytes(round(cost['copied_bytes']['median']))} in each pair"
     )
 

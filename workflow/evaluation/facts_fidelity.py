@@ -138,7 +138,7 @@ def steering_hook_difference(combined: Combined) -> tuple[float, str]:
 def steering_cost(combined: Combined) -> tuple[float, str]:
     steering = _steering(combined)
     ratio, times = steering["edited_over_unedited"], steering["resume_ms"]
-    return ratio["ratio"], (
-        f"{times['edited']['median']:.1f} ms edited, {times['unedited']['median']:.1f} ms not (request → logits), "
-        f"{ratio['n']} pairs in turn, 95 % bounds {ratio['low']:.3f}–{ratio['high']:.3f}"
+    return ratio["high"], (
+        f"upper 95 % bound of {ratio['n']} pairs in turn; median {ratio['ratio']:.3f}, lower bound {ratio['low']:.3f}; "
+        f"{times['edited']['median']:.1f} ms edited, {times['unedited']['median']:.1f} ms not (request → logits)"
     )

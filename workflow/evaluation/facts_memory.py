@@ -59,7 +59,10 @@ def process_peak_gb(combined: Combined) -> tuple[float, str]:
     over = combined["oversubscription"]
     if over["process_peak_bytes"] is None:
         raise Absent("the server's process could not be read from here (it runs elsewhere, or its pid is hidden)")
-    return over["process_peak_bytes"] / 1e9, f"largest of {len(over['timeline'])} readings of the server's process"
+    return over["process_peak_bytes"] / 1e9, (
+        f"largest of {len(over['timeline'])} readings of the server's process, whose arena is taken at its start: a flat line "
+        "alone is no evidence"
+    )
 
 
 @FACTS.needs("oversubscription")

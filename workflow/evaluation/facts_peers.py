@@ -22,10 +22,18 @@ def _ratio(over: dict[str, Any], under: dict[str, Any], rounds: int, low: float,
     return f"{totals}, {rounds} rounds, ratio {low:.2f}–{high:.2f}"
 
 
+def _tried(combined: Combined, system: str) -> str:
+    """Its setting, and how many of those offered it was chosen from: a slow start may leave no time for others."""
+    peer = combined["peers"][system]
+    tried = sum(row["seconds"] is not None for row in peer["tuning"])
+    return f"its setting: {peer['setting'] or 'as shipped'}, {tried} of {peer['settings_offered']} tried"
+
+
 def _over_djinn(combined: Combined, system: str) -> tuple[float, str]:
     theirs, ours = _row(combined, system), _row(combined, "djinn")
     ratio = theirs["over_djinn"]
-    return ratio["ratio"], _ratio(theirs, ours, ratio["n"], ratio["low"], ratio["high"])
+    told = _ratio(theirs, ours, ratio["n"], ratio["low"], ratio["high"])
+    return ratio["ratio"], f"{told}; {_tried(combined, system)}"
 
 
 for _system in ("handswap_pageable", "handswap_pinned", "hf_batching"):
@@ -36,4 +44,5 @@ for _system in ("handswap_pageable", "handswap_pinned", "hf_batching"):
 def djinn_over_vllm(combined: Combined) -> tuple[float, str]:
     theirs, ours = _row(combined, "vllm"), _row(combined, "djinn")
     ratio = theirs["over_djinn"]
-    return 1 / ratio["ratio"], _ratio(ours, theirs, ratio["n"], 1 / ratio["high"], 1 / ratio["low"])
+    told = _ratio(ours, theirs, ratio["n"], 1 / ratio["high"], 1 / ratio["low"])
+    return 1 / ratio["ratio"], f"{told}; {_tried(combined, 'vllm')}"

@@ -54,16 +54,14 @@ class Plain:
 
 
 def apart(ours: torch.Tensor, theirs: torch.Tensor, dtype: str) -> dict[str, Any]:
-    """near_ties: positions with another best token where `theirs` of the two are within one step of the dtype; different:
-    with more between them.
+    """near_ties: positions where the best two of `theirs` are within one step of the dtype; different: of the other positions
+    those with another best token.
     """
-    best, chosen = theirs.argmax(-1), ours.argmax(-1)
-    top = theirs.gather(1, best[:, None])[:, 0]
-    behind = top - theirs.gather(1, chosen[:, None])[:, 0]
-    others, tied = best != chosen, behind <= step(top, dtype)
+    top, second = theirs.topk(2).values.unbind(-1)
+    tied = top - second <= step(top, dtype)
     return {
-        "near_ties": int((others & tied).sum()),
-        "different": int((others & ~tied).sum()),
+        "near_ties": int(tied.sum()),
+        "different": int((~tied & (ours.argmax(-1) != theirs.argmax(-1))).sum()),
         "max_abs_logit_diff": float((ours - theirs).abs().max()),
     }
 

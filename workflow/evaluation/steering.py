@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PROMPTS = 3  # of resume.prompt_tokens each; all-position logits of each cross the wire once a factor
 SWEEP = (0.0, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)
 WARM_UP = 2  # pairs
+COST_PAIRS = 50  # at least: for a bound of 1 % (MEASURES)
 Progress = Callable[[str], None]
 
 
@@ -48,7 +49,9 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
                     rows[factor].append(difference(plain, hooked.beside(steered), hooked.logits(prompt, factor)))
                 session.close()
                 progress(f"steering: prompt {number} of {len(prompts)}, {len(factors)} factors at layer {layer}")
-            times = in_turn(client, prompts[0], layer, wanted.modification_factor, settings.resume.samples)
+            times = in_turn(
+                client, prompts[0], layer, wanted.modification_factor, max(COST_PAIRS, settings.resume.samples)
+            )
     return {
         "enabled": True,
         "layer": layer,
