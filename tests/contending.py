@@ -107,6 +107,10 @@ class InProcess:
         return self.hear()["workload"]
 
     @property
+    def whole(self):
+        return self.hear()["whole"]
+
+    @property
     def in_turn(self):
         return self.hear()["in_turn"]
 

@@ -18,6 +18,7 @@ from evaluation.contenders import answer
 from evaluation.contenders.asking import Asked, Broken, environment
 from evaluation.contenders.contender import PROBES, NotRefused, refusal
 from evaluation.peers import MODULES, interpreters, missing
+from evaluation.rounds import WARM_UP
 
 
 def test_a_refusal_must_be_the_one_that_was_expected():
@@ -37,7 +38,8 @@ def test_questions_are_answered_in_turn(fake):
         '{"ask": "workload", "sessions": 2}',
         '{"ask": "edited", "warmup": 0, "samples": 1}',
     )
-    told = {"tuned": [{"speed": n} for n in (1, 3, 2, 0)], "workload": True, "in_turn": list(Fake.IN_TURN)}
+    told = {"tuned": [{"speed": n} for n in (1, 3, 2, 0)], "whole": False, "workload": True}
+    told["in_turn"] = list(Fake.IN_TURN)
     assert tuned["answer"] == told
     assert (ready["answer"], versions["answer"], workload["answer"]["seconds"]) == ("ready", {"fake": "1"}, 1.0)
     assert edited == {"unable": "it has no way to edit a layer"}
@@ -91,6 +93,14 @@ def test_what_waits_to_begin_is_ended_with_a_mistake_too(fake, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         peer_rule.measure(settings(), print, "hooks")
     assert len(InProcess.every) > 1 and all(one.ended for one in InProcess.every)
+
+
+def test_settings_that_depend_on_how_the_device_fills_are_tried_with_all_sessions(fake, monkeypatch):
+    monkeypatch.setitem(peer_rule.MODULES, "hooks", "fake")
+    monkeypatch.setattr(Fake, "TUNED_WHOLE", True)
+    peer_rule.measure(settings(tune_sessions=1), print, "hooks")
+    tried = [more["sessions"] for question, more, _ in InProcess.asked if question == "workload"]
+    assert tried == [WARM_UP, 3] * 3  # the fourth setting does not load
 
 
 def test_no_setting_is_begun_when_the_time_for_them_is_over(fake, monkeypatch):

@@ -14,7 +14,7 @@ from evaluation.contenders.asking import Asked
 from evaluation.contenders.contender import PROBES, Job, Unable
 from evaluation.peers import MODULES, interpreters, job_for, missing
 from evaluation.prompts import load_prompts
-from evaluation.rounds import Rounds, in_turn
+from evaluation.rounds import WARM_UP, Rounds, in_turn
 
 Progress = Callable[[str], None]
 SEVERAL = 8  # prompts for the questions about one session; some take six at once, and a swap makes room for each
@@ -63,6 +63,7 @@ class Alone:
         self.python = python
         self.tuning: list[dict[str, Any]] = []
         self.choice = 0  # the shipped setting
+        self.sessions = peers.tune_sessions  # that show which setting is fastest
         self.idle: list[Asked] = []  # the next to begin, in turn
         self.loaded: Asked | None = None
         self.standing: int | None = None  # its setting
@@ -105,11 +106,12 @@ class Alone:
         where it is that. An engine that compiles takes half a minute to start once more."""
         if self.standing == choice:
             return self.loaded
-        few = max(SEVERAL, self.peers.tune_sessions)
+        few = max(SEVERAL, self.sessions)
         return self.load(choice, few if self.peers.together else len(self.job.prompts))
 
     def tune(self) -> None:
-        """Each setting does the workload of some sessions twice; the second time counts. None is begun behind tune_seconds.
+        """Each setting does the workload twice, of some sessions or, behind a few, of all; the second time counts. None is begun
+        behind tune_seconds.
 
         Raises Unable when none can run.
         """
@@ -119,6 +121,9 @@ class Alone:
         tuned = self.idle[0].tuned
         if len(tuned) == 1:
             return
+        first = self.sessions
+        if self.idle[0].whole:
+            first, self.sessions = WARM_UP, len(self.job.prompts)
         self.start(min(len(tuned) + 2, len(os.sched_getaffinity(0))))  # an import keeps a core busy
         over = time.monotonic() + self.peers.tune_seconds
         for choice, setting in enumerate(tuned):
@@ -130,8 +135,8 @@ class Alone:
             self.progress(f"{self.system}: setting {choice + 1} of {len(tuned)}: {setting}")
             try:
                 asked = self.several(choice)
-                for _ in range(2):
-                    row["seconds"] = asked.ask("workload", sessions=self.peers.tune_sessions)["seconds"]
+                for sessions in (first, self.sessions):
+                    row["seconds"] = asked.ask("workload", sessions=sessions)["seconds"]
             except Unable as reason:
                 row["unable"] = str(reason)
         able = [choice for choice, row in enumerate(self.tuning) if row["unable"] is None]

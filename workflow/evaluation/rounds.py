@@ -11,7 +11,7 @@ from evaluation.contenders.contender import NO_WORKLOAD, Unable
 
 Progress = Callable[[str], None]
 WARM_UP = 2  # sessions of an untimed workload before the first round
-LONG_S = 30.0  # of a system that has the device alone, a longer round is its last: one of 85 s is seventeen of Djinn's
+LONG_S = 30.0  # of a system that has the device alone, a longer round is its last: one of 40 s is nine of Djinn's
 
 
 class Rounds:

@@ -61,7 +61,7 @@ def serve(module: str, questions: TextIO, answers: TextIO) -> None:
     try:
         system = importlib.import_module(f"{MODULES}.{module}").SYSTEM
         has = system.workload is not Contender.workload
-        tell(answer={"tuned": system.TUNED, "workload": has, "in_turn": system.IN_TURN})
+        tell(answer={"tuned": system.TUNED, "whole": system.TUNED_WHOLE, "workload": has, "in_turn": system.IN_TURN})
         job = questions.readline()
         if not job:
             return

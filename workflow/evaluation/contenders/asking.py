@@ -74,6 +74,11 @@ class Asked:
         return self.hear()["tuned"]
 
     @property
+    def whole(self) -> bool:
+        """Whether they are tried with all sessions of the workload."""
+        return self.hear()["whole"]
+
+    @property
     def workload(self) -> bool:
         """Whether it has one of many sessions."""
         return self.hear()["workload"]

@@ -123,6 +123,9 @@ class Contender(ABC):
     """One system. Subclasses: TUNED, __init__ (loads, warms nothing), and the questions they can answer."""
 
     TUNED: tuple[dict[str, Any], ...] = ({},)  # settings to try, the shipped one first; the fastest is measured
+    TUNED_WHOLE: bool = (
+        False  # whether they are tried with all sessions: where what is moved depends on how the device fills
+    )
     # How the probes of one process are asked, `survive` behind them. After `stop` an engine may answer nobody, and `park` takes
     # one of its own.
     IN_TURN: tuple[str, ...] = ("edit", "exact", "stop", "park")

@@ -154,11 +154,12 @@ class DjinnPeer(Contender):
         difference = float(np.abs(ours - hooked).max())
         # its kernels round otherwise than transformers': the edited passes may differ by that much on either side
         apart = float(np.abs(out.logits - unedited).max())
+        allowed = max(step(hooked), 2 * apart)
+        same = difference <= allowed < changed
         seen = (
-            f"max |Δlogit| {difference:.3g} to a forward hook ({apart:.3g} between both unedited), "
-            f"{changed:.3g} to the unedited pass"
+            f"scaled by {PLAIN_TO_SEE:g}: max |Δlogit| {difference:.3g} to a forward hook ({allowed:.3g} allowed: {apart:.3g} lie "
+            f"between both unedited), {changed:.3g} to the unedited pass"
         )
-        same = difference <= max(step(hooked), 2 * apart) < changed
         return Evidence("yes" if same else "no", seen)
 
     def park(self) -> Evidence:
