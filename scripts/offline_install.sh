@@ -10,6 +10,13 @@ python=${PYTHON:-python3}
 venv=${1:-.venv}
 wheels=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
+# Where an image forbids bytecode beside the sources the workflow keeps its own (workflow/evaluation/lifeline.py). What is imported
+# here is compiled for it: else the rule that imports a library first does that, half a minute of a card's campaign in all.
+if [ -n "${PYTHONDONTWRITEBYTECODE:-}" ]; then
+  unset PYTHONDONTWRITEBYTECODE
+  export PYTHONPYCACHEPREFIX=${PYTHONPYCACHEPREFIX:-$PWD/.snakemake/bytecode}
+fi
+
 "$python" -m venv --clear --without-pip "$venv"
 site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 "$python" - > "$site/host.pth" <<'CODE'
@@ -24,6 +31,7 @@ CODE
 "$venv/bin/python" -m pip install --quiet --no-index --no-deps --no-compile --ignore-installed "$wheels"/*.whl
 if [ -f pyproject.toml ]; then
   "$venv/bin/python" -m pip install --quiet --no-index --no-deps --no-build-isolation --editable .
+  "$venv/bin/python" -c 'import djinn.server.build, torch._inductor.compile_fx, mlflow, matplotlib.pyplot, pandas, snakemake.cli'
 fi
 if compgen -G "$wheels/../weights/*.part-*" > /dev/null; then
   echo "weights: .bundle/weights/unpack.sh makes them ready" >&2

@@ -80,11 +80,11 @@ def vllm_parts(tmp_path) -> Path:
     return folder
 
 
-def unpacked(folder: Path) -> subprocess.CompletedProcess:
+def unpacked(folder: Path, **more: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         ["bash", str(folder / "unpack.sh")],
         cwd=folder.parents[1],
-        env={"DJINN_VLLM_PARTS": str(folder.parents[1] / "staged"), "PATH": "/usr/bin:/bin"},
+        env={"DJINN_VLLM_PARTS": str(folder.parents[1] / "staged"), "PATH": "/usr/bin:/bin", **more},
         capture_output=True,
         text=True,
     )
@@ -102,6 +102,13 @@ def test_vllm_whose_parts_come_one_after_the_other_is_made_ready_and_imported(vl
         part.write_bytes(content)
     done = unpacked(vllm_parts)
     assert done.returncode == 0 and "vllm 1" in done.stdout, done.stderr
+
+
+def test_bytecode_of_vllm_is_kept_for_the_workflow_where_the_image_forbids_it(vllm_parts):
+    done = unpacked(vllm_parts, PYTHONDONTWRITEBYTECODE="1")
+    assert done.returncode == 0, done.stderr
+    kept = vllm_parts.parents[1] / ".snakemake" / "bytecode"
+    assert list(kept.rglob("elsewhere.*.pyc")) and not list((vllm_parts.parents[1] / ".venv-vllm").rglob("elsewhere.*.pyc"))
 
 
 def test_a_vllm_that_lacks_a_package_says_so_when_it_is_unpacked(vllm_parts):
