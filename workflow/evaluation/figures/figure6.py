@@ -128,22 +128,27 @@ def by_sessions(axes: Axes, over: dict[str, Any], deaths: list[tuple[int, str]],
     axes.set_xlim(0, furthest * 1.02)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     style.panel_title(axes, "a", "over sessions alive")
-    mark_deaths(axes, deaths, furthest)
+    last, weights = over["by_n"][-1], over["weights_bytes"]
+    each = (demand(last, weights) - weights) / last["sessions"]
+    mark_deaths(
+        axes, [(*death, (weights + death[0] * each) / unit[0]) for death in grouped(deaths, 0.045 * furthest)], furthest
+    )
 
 
-def mark_deaths(axes: Axes, deaths: list[tuple[int, str]], furthest: int) -> None:
-    """A cross where each allocator setting died; the later the higher, so that no label crosses a line."""
+def mark_deaths(axes: Axes, deaths: list[tuple[int, str, float]], furthest: int) -> None:
+    """A cross on the line of demand where each allocator setting died; the later the higher its label, so that none crosses a
+    line. deaths: N, its label, the demand there."""
     across = axes.get_xaxis_transform()
-    for level, (x, label) in enumerate(reversed(grouped(deaths, gap=0.045 * furthest))):
+    for level, (x, label, held) in enumerate(reversed(deaths)):
         y = 0.965 - 0.075 * level
         axes.axvline(x, color=VERMILION, linewidth=0.9, linestyle=DOTS, ymax=y)
-        axes.plot([x], [y], **DIED, transform=across, clip_on=False)
+        axes.plot([x], [held], **DIED)
         side, gap = ("right", -0.02) if x > 0.3 * furthest else ("left", 0.02)
         text = axes.text(x + gap * furthest, y, label, transform=across, fontsize=7, ha=side, va="center")
         text.set(color=VERMILION, path_effects=HALO)
 
 
-def grouped(deaths: list[tuple[int, str]], gap: float) -> list[tuple[float, str]]:
+def grouped(deaths: list[tuple[int, str]], gap: float) -> list[tuple[int, str]]:
     """Deaths so close that their labels would collide share one line, at the largest N of them."""
     groups: list[list[tuple[int, str]]] = []
     for death in sorted(deaths):

@@ -24,7 +24,7 @@ def draw(combined: Path, out_pdf: Path, out_png: Path, out_csv: Path) -> None:
     style.write_csv(out_csv, HEADER, rows(cost))
     with plt.rc_context(style.RC):
         figure, grid = style.canvas(4.0, 2, 1)
-        figure.subplots_adjust(left=0.13, right=0.98, top=0.94, hspace=0.55)
+        figure.subplots_adjust(left=0.13, right=0.97, top=0.94, hspace=0.55)
         for letter, (work, label, colour), axes in zip("ab", WORK, grid[:, 0], strict=True):
             panel(axes, cost["interference"][work], colour)
             times = cost["interference"][work]
@@ -67,7 +67,7 @@ def panel(axes: Any, found: dict[str, Any], colour: str) -> None:
         va="top",
         path_effects=style.HALO,
     )
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))  # which have 1, alone, among them
     axes.set_xlabel(
         f"Beside / alone: median {percent(ratio['ratio'])}, upper 95 % bound {percent(ratio['high'])}, {ratio['n']} pairs",
         fontsize=style.SMALL,
