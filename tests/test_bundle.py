@@ -108,7 +108,9 @@ def test_bytecode_of_vllm_is_kept_for_the_workflow_where_the_image_forbids_it(vl
     done = unpacked(vllm_parts, PYTHONDONTWRITEBYTECODE="1")
     assert done.returncode == 0, done.stderr
     kept = vllm_parts.parents[1] / ".snakemake" / "bytecode"
-    assert list(kept.rglob("elsewhere.*.pyc")) and not list((vllm_parts.parents[1] / ".venv-vllm").rglob("elsewhere.*.pyc"))
+    assert list(kept.rglob("elsewhere.*.pyc")) and not list(
+        (vllm_parts.parents[1] / ".venv-vllm").rglob("elsewhere.*.pyc")
+    )
 
 
 def test_a_vllm_that_lacks_a_package_says_so_when_it_is_unpacked(vllm_parts):
