@@ -126,6 +126,19 @@ def test_a_new_reference_is_told_in_every_document(top: Path, capsys: pytest.Cap
     assert main(["--top", str(top), "--reference", str(reference(top)), "--check"]) == 0
 
 
+def test_a_campaign_of_ones_own_named_like_a_reference_is_told_in_no_document(
+    top: Path, capsys: pytest.CaptureFixture
+) -> None:
+    before = {name: (top / name).read_text() for name in DOCUMENTS}
+    own = top / "results" / "laptop"
+    shutil.copytree(reference(top), own)
+    assert campaign.tell(top, own) == 0
+    assert "in results/reference, and stay as they are" in capsys.readouterr().out
+    assert {name: (top / name).read_text() for name in DOCUMENTS} == before
+    assert campaign.tell(top, reference(top)) == 0
+    assert all((top / name).read_text() != before[name] for name in DOCUMENTS)
+
+
 @needs_reference
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_the_documents_here_say_what_the_reference_says(name: str) -> None:

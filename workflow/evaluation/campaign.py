@@ -141,13 +141,14 @@ def reference(results: Path, scale: str | None = None) -> Path:
 
 
 def tell(top: Path, target: Path) -> int:
-    """Have the documents under `top` say what the reference in `target` says; the exit code of the command."""
+    """Have the documents under `top` say what `target` says, if it is a reference of theirs; the exit code of the command."""
     # Everything that is printed from results, which putting them away does not need.
     from evaluation import documents, readme
 
-    quoted = (documents.SCALE, *readme.PAPERS)
-    if target.name not in quoted:
-        print(f"campaign: the documents speak of {', '.join(quoted)}, and stay as they are")
+    kept, quoted = top / "results" / "reference", (documents.SCALE, *readme.PAPERS)
+    # A campaign of one's own is named by its scale too: the place decides, not the name alone.
+    if target.resolve() not in [(kept / name).resolve() for name in quoted]:
+        print(f"campaign: the documents speak of {', '.join(quoted)} in results/reference, and stay as they are")
         return 0
     wrong = documents.refresh(top, target.parent / documents.SCALE)
     for line in wrong:
