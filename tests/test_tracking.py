@@ -1,6 +1,9 @@
 """MLflow shows the JSON: a parent per campaign, a child per raw file; reruns replace, campaigns add."""
 
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ from synthetic import change, write_results
 
 from evaluation import tracking
 from evaluation.claims import evaluate
-from evaluation.combine import combine
+from evaluation.combine import RULES, combine
 
 CLAIMS = Path(__file__).parent.parent / "config" / "claims.yaml"
 
@@ -27,6 +30,31 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("results of mine")
     tracking.log_campaign(finish(write_results(made / "laptop", samples=5)), made / "mlflow.db")
     return made
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """Results with a campaign of two rules, logged, for a test of its own."""
+    others = tuple(rule for rule in RULES if rule not in ("eager", "steering"))
+    tracking.log_campaign(finish(write_results(tmp_path / "laptop", without=others)), tmp_path / "mlflow.db")
+    return tmp_path
+
+
+class Killed(BaseException):
+    """What nothing may catch, as nothing sees a SIGKILL."""
+
+
+def killing(function: Callable, call: int) -> Callable:
+    """`function`, but its call of this number kills before it does anything."""
+    calls = []
+
+    def counted(*given: object, **named: object) -> object:
+        calls.append(given)
+        if len(calls) == call:
+            raise Killed
+        return function(*given, **named)
+
+    return counted
 
 
 def children(root: Path, campaign: str = "20000101-made-up") -> dict[str, list]:
@@ -106,6 +134,45 @@ def test_a_rerun_replaces_the_changed_child_alone(root: Path) -> None:
     assert after["oversubscription"][0].data.metrics["seconds.total"] == 60.5
     assert after["campaign"][0].data.metrics["claim.total_workload s"] == 60.5
     assert len(list((root / "mlartifacts").iterdir())) == len(after)
+
+
+def test_a_child_whose_logging_was_killed_is_made_anew(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = children(small)
+    client = tracking.MlflowClient
+    for seconds, (owner, step) in enumerate(
+        ((tracking, "write"), (client, "log_artifact"), (client, "set_terminated"))
+    ):
+        change(small / "laptop" / "raw" / "eager.json", lambda raw, now=seconds: raw.update(seconds=now))
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            patched.setattr(owner, step, killing(getattr(owner, step), 1))
+            tracking.log_campaign(finish(small / "laptop"), small / "mlflow.db")
+        assert children(small)["eager"][0].info.status == "RUNNING"
+        tracking.log_campaign(small / "laptop", small / "mlflow.db")
+        after = children(small)
+        assert {rule: len(runs) for rule, runs in after.items()} == dict.fromkeys(before, 1)
+        (eager,) = after["eager"]
+        assert eager.info.status == "FINISHED", step
+        assert eager.data.metrics == before["eager"][0].data.metrics | {"seconds": seconds}
+        own = small / "mlartifacts" / eager.info.run_id / "artifacts" / "eager.json"
+        assert own.read_bytes() == (small / "laptop" / "raw" / "eager.json").read_bytes()
+        assert after["steering"][0].info.run_id == before["steering"][0].info.run_id
+
+
+def test_a_rebuild_that_was_killed_leaves_the_old_database_its_artifacts(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kept() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in (small / "mlartifacts").rglob("*") if path.is_file()}
+
+    database, before = (small / "mlflow.db").read_bytes(), kept()
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(tracking, "log_claims", killing(tracking.log_claims, 1))
+        tracking.rebuild(small, small / "mlflow.db")
+    assert (small / "mlflow.db").read_bytes() == database and before.items() < kept().items()
+    # a process of its own, as after a kill: in this one MLflow believes that mlflow.db.new has its tables
+    subprocess.run([sys.executable, "-m", "evaluation.tracking", "rebuild", "--results", str(small)], check=True)
+    living = {run.info.run_id for runs in children(small).values() for run in runs}
+    assert {path.name for path in (small / "mlartifacts").iterdir()} == living and before.keys().isdisjoint(kept())
 
 
 def test_other_parameters_make_the_campaign_anew_and_leave_no_old_run(root: Path) -> None:

@@ -71,7 +71,7 @@ def log_into(client: MlflowClient, experiment: Experiment, results_dir: Path) ->
         content = path.read_bytes()
         digest = hashlib.sha256(content).hexdigest()
         if rule in children:
-            if children[rule].data.tags.get("sha256") == digest:
+            if is_whole(children[rule], digest):
                 continue
             remove(client, experiment, children[rule])
         log_raw(client, experiment, parent, raws[rule], digest, path)
@@ -84,6 +84,11 @@ def log_into(client: MlflowClient, experiment: Experiment, results_dir: Path) ->
             client.log_artifact(parent.info.run_id, str(source))
     ends = [millis(raw["started"]) + round(1000 * raw["seconds"]) for raw in raws.values()]
     client.set_terminated(parent.info.run_id, end_time=max(ends, default=millis(campaign["started"])))
+
+
+def is_whole(child: Run, digest: str) -> bool:
+    """Whether the raw file of this digest is all in it: a run is ended last, and whoever was killed left it unended."""
+    return child.info.status == "FINISHED" and child.data.tags.get("sha256") == digest
 
 
 def runs(client: MlflowClient, experiment: Experiment, query: str) -> list[Run]:
@@ -200,8 +205,11 @@ def millis(moment: str) -> int:
 
 
 def rebuild(results_root: Path, database: Path) -> None:
-    """Log every campaign, the archived ones first, into a new database, and put it in the old one's place."""
-    shutil.rmtree(artifacts(database), ignore_errors=True)
+    """Log every campaign, the archived ones first, into a new database, and put it in the old one's place.
+
+    The old one's artifacts go last: it keeps them if this is killed, and what that leaves goes with the next.
+    """
+    replaced = list(artifacts(database).glob("*"))
     fresh = database.with_name(database.name + ".new")
     fresh.unlink(missing_ok=True)
     client, experiment = open_database(fresh)
@@ -209,6 +217,8 @@ def rebuild(results_root: Path, database: Path) -> None:
         print(f"tracking: {campaign.relative_to(results_root)}", flush=True)
         log_into(client, experiment, campaign)
     os.replace(fresh, database)
+    for folder in replaced:
+        shutil.rmtree(folder)
 
 
 def campaigns(results_root: Path) -> list[Path]:
