@@ -175,6 +175,19 @@ def test_a_rebuild_that_was_killed_leaves_the_old_database_its_artifacts(
     assert {path.name for path in (small / "mlartifacts").iterdir()} == living and before.keys().isdisjoint(kept())
 
 
+def test_a_claim_that_is_not_run_any_more_has_no_number(small: Path) -> None:
+    (before,) = children(small)["campaign"]
+    assert "claim.steering_change share" in before.data.metrics
+    change(small / "laptop" / "raw" / "steering.json", lambda raw: raw.update(result={"enabled": False}))
+    tracking.log_campaign(finish(small / "laptop"), small / "mlflow.db")
+    after = children(small)
+    (parent,) = after["campaign"]
+    assert parent.data.tags["verdict.steering_change"] == "not run"
+    assert not {name for name in parent.data.metrics if name.startswith("claim.steering_")}
+    assert parent.data.metrics["claims not run"] > before.data.metrics["claims not run"]
+    assert all(len(runs) == 1 for runs in after.values())
+
+
 def test_other_parameters_make_the_campaign_anew_and_leave_no_old_run(root: Path) -> None:
     before = children(root)
     change(root / "laptop" / "raw" / "eager.json", lambda raw: raw["settings"].update(threads=2))

@@ -1,4 +1,4 @@
-"""A raw file as points to plot: what runs over time, sessions or layers, and every single number."""
+"""A raw file as points to plot: what runs over time, sessions or layers, and every single number. The claims' beside it."""
 
 from __future__ import annotations
 
@@ -52,6 +52,14 @@ def scalars(result: Any, began: int, prefix: str = "") -> Iterator[Point]:
             yield from scalars(value, began, f"{prefix}{key}.")
         elif isinstance(value, (bool, int, float)):
             yield f"{prefix}{key}", float(value), began, 0
+
+
+def values_of(answers: list[dict[str, Any]]) -> dict[str, float]:
+    """The claims' values (the unit is in the name), and how many have each verdict."""
+    values = {f"claim.{one['id']} {one['unit']}": one["value"] for one in answers if one["value"] is not None}
+    for verdict in ("reproduced", "better", "not reproduced", "not run"):
+        values[f"claims {verdict}"] = sum(one["verdict"] == verdict for one in answers)
+    return values
 
 
 def params(described: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

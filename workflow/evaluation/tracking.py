@@ -24,7 +24,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, Run
 
 from evaluation.figures import FIGURE_OF
-from evaluation.points import Point, merged, params, scalars, series
+from evaluation.points import Point, merged, params, scalars, series, values_of
 
 EXPERIMENT = "djinn"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # shown as runs to compare, not as chats
@@ -63,7 +63,9 @@ def log_into(client: MlflowClient, experiment: Experiment, results_dir: Path) ->
     campaign = json.loads((results_dir / "campaign.json").read_text())
     present = {path.stem: path for path in sorted((results_dir / "raw").glob("*.json"))}
     raws = {rule: json.loads(path.read_text()) for rule, path in present.items()}
-    parent = parent_run(client, experiment, campaign, describe(campaign, raws))
+    claims = results_dir / "claims.json"
+    answers = json.loads(claims.read_text()) if claims.exists() else []
+    parent = parent_run(client, experiment, campaign, describe(campaign, raws), values_of(answers))
     children = {run.data.tags["rule"]: run for run in children_of(client, experiment, parent)}
     for rule in sorted(children.keys() - present.keys()):
         remove(client, experiment, children[rule])
@@ -75,7 +77,8 @@ def log_into(client: MlflowClient, experiment: Experiment, results_dir: Path) ->
                 continue
             remove(client, experiment, children[rule])
         log_raw(client, experiment, parent, raws[rule], digest, path)
-    log_claims(client, parent, results_dir)
+    if answers:
+        log_claims(client, parent, answers, round(1000 * claims.stat().st_mtime))
     for name in ("combined.json", "claims.json", "claims.md", "peers.md", "figures"):
         source = results_dir / name
         if source.is_dir():
@@ -109,11 +112,16 @@ def describe(campaign: dict[str, Any], raws: dict[str, dict[str, Any]]) -> dict[
 
 
 def parent_run(
-    client: MlflowClient, experiment: Experiment, campaign: dict[str, Any], described: dict[str, str]
+    client: MlflowClient,
+    experiment: Experiment,
+    campaign: dict[str, Any],
+    described: dict[str, str],
+    values: dict[str, float],
 ) -> Run:
-    """The campaign's run, made where there is none. MLflow's parameters are for good: with others it is made anew."""
+    """The campaign's run, made where there is none. MLflow's parameters and metrics are for good: with other parameters, or
+    a metric of a claim that has no value any more, it is made anew."""
     for found in runs(client, experiment, f"tags.campaign_id = '{campaign['id']}' and tags.kind = 'campaign'"):
-        if found.data.params == described:
+        if found.data.params == described and found.data.metrics.keys() <= values.keys():
             return found
         for child in children_of(client, experiment, found):
             remove(client, experiment, child)
@@ -173,18 +181,10 @@ def remove(client: MlflowClient, experiment: Experiment, run: Run) -> None:
     shutil.rmtree(Path(experiment.artifact_location) / run.info.run_id, ignore_errors=True)
 
 
-def log_claims(client: MlflowClient, parent: Run, results_dir: Path) -> None:
-    """The claims' values (the unit is in the name) as metrics of the parent and their verdicts as its tags; unchanged ones stay."""
-    path = results_dir / "claims.json"
-    if not path.exists():
-        return
-    answers = json.loads(path.read_text())
-    now = round(1000 * path.stat().st_mtime)
-    values = {f"claim.{one['id']} {one['unit']}": one["value"] for one in answers}
-    for verdict in ("reproduced", "better", "not reproduced", "not run"):
-        values[f"claims {verdict}"] = sum(one["verdict"] == verdict for one in answers)
+def log_claims(client: MlflowClient, parent: Run, answers: list[dict[str, Any]], at: int) -> None:
+    """The claims' values as metrics of the parent and their verdicts as its tags; unchanged ones stay."""
     known = parent.data.metrics
-    points = [(name, value, now, 0) for name, value in values.items() if value is not None and known.get(name) != value]
+    points = [(name, value, at, 0) for name, value in values_of(answers).items() if known.get(name) != value]
     write(client, parent.info.run_id, points, [])
     for one in answers:
         client.set_tag(parent.info.run_id, f"verdict.{one['id']}", one["verdict"])
