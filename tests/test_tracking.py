@@ -108,6 +108,24 @@ def test_metrics_run_over_time_and_layers(root: Path) -> None:
     assert timeline[10].timestamp - timeline[0].timestamp == 1000  # ten samples, 0.1 s apart
     layers = client.get_metric_history(found["djinn_resume"][0].info.run_id, "prefill.cold.ready_ms.median")
     assert [point.step for point in layers] == [1, 8, 15, 22, 30]
+    factors = client.get_metric_history(found["steering"][0].info.run_id, "sweep.changed_argmax")
+    assert [point.step for point in factors] == [0, 50, 90, 100, 150, 200]
+    assert factors[2].value == pytest.approx(0.031) and factors[3].value == 0.0
+
+
+def test_every_series_of_samples_has_its_median_and_p95(root: Path) -> None:
+    found = children(root)
+    for rule, name in (
+        ("djinn_resume", "prefill.cold.ready_ms"),
+        ("manual_full", "decode.logits_ms"),
+        ("steering", "resume_ms.edited"),
+        ("checkpoint_cost", "interference.decode_ms.beside"),
+        ("dispatch", "loaded.ready_ms"),
+        ("peer_nnsight", "continued.ms.offloaded"),
+        ("workload", "systems.djinn.seconds"),
+    ):
+        metrics = found[rule][0].data.metrics
+        assert 0 < metrics[f"{name}.median"] <= metrics[f"{name}.p95"], name
 
 
 def test_figures_and_raw_files_are_artifacts_beside_the_database(root: Path) -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
+from statistics import fmean
 from typing import Any
 
-from evaluation.resumes import INTERVALS, samples_of
+from evaluation.comparison.samples import sampled
 from evaluation.summary import summarise
 
 TIER_KEYS = ("device_bytes", "host_bytes", "disk_bytes", "demand_bytes", "process_bytes")
+LAYER = re.compile(r" L=(\d+)")  # in the name of what was sampled
 Point = tuple[str, float, int, int]  # metric, value, time (ms since 1970), step
 
 
 def series(raw: dict[str, Any], began: int) -> Iterator[Point]:
-    """What changes over time, sessions or layers; the step is the sample's number, N or L."""
+    """What changes over time, sessions, layers or factors, and every series of samples as its median and p95.
+
+    The step is the row's number, N, L, or the factor in percent (a mean over the prompts).
+    """
     result = raw["result"]
     for step, row in enumerate(result.get("timeline", [])):
         yield from (
@@ -33,16 +39,15 @@ def series(raw: dict[str, Any], began: int) -> Iterator[Point]:
                 for key in keys
                 if row.get(key) is not None
             )
-    for question in ("continued", "edited"):
-        for what, samples in ((result.get(question) or {}).get("ms") or {}).items():
-            yield f"{question}.{what}_ms.median", summarise(samples)["median"], began, 0
     for system, row in result.get("systems", {}).items():
         yield from ((f"{system}.seconds", seconds, began, step) for step, seconds in enumerate(row["seconds"]))
-    for case in result.get("cases", []):
-        for interval in INTERVALS:
-            if samples := samples_of(case, interval):
-                numbers, name = summarise(samples), f"{case['phase']}.{case['temperature']}.{interval}"
-                yield from ((f"{name}.{key}", numbers[key], began, case["layer"]) for key in ("median", "p95"))
+    for row in result.get("sweep", []):
+        percent, found = round(100 * row["factor"]), row["by_prompt"]
+        yield from ((f"sweep.{key}", fmean(one[key] for one in found), began, percent) for key in found[0])
+    for name, samples in sampled(result):
+        layer, numbers = LAYER.search(name), summarise(samples)
+        metric, step = LAYER.sub("", name).replace(" ", "."), int(layer[1]) if layer else 0
+        yield from ((f"{metric}.{key}", numbers[key], began, step) for key in ("median", "p95"))
 
 
 def scalars(result: Any, began: int, prefix: str = "") -> Iterator[Point]:
