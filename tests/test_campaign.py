@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from synthetic import change, write_results
 
-from evaluation.campaign import CampaignError, archive, main, reference, start
+from evaluation.campaign import DONE, CampaignError, archive, main, reference, start
 from evaluation.claims import evaluate
 from evaluation.combine import combine
 from evaluation.figures import FIGURES
@@ -31,6 +31,15 @@ def finish(results: Path) -> Path:
             results / "combined.json",
             *(results / "figures" / f"{name}.{kind}" for kind in ("pdf", "png", "csv")),
         )
+    return stand_in(results)
+
+
+def stand_in(results: Path) -> Path:
+    """A made-up file for whatever a finished campaign has beside."""
+    for name in DONE:
+        if not (results / name).exists():
+            (results / name).parent.mkdir(exist_ok=True)
+            (results / name).write_text("made up")
     return results
 
 
@@ -54,6 +63,11 @@ def test_archive_moves_a_finished_campaign_and_refuses_others(tmp_path: Path, ca
     with pytest.raises(CampaignError, match=r"unfinished, it lacks combined\.json.*--unfinished"):
         archive(root)
     finish(results)
+    for name in ("mlflow.json", "exp3_osdi.log", "report/claims.html"):
+        (results / name).unlink()
+        with pytest.raises(CampaignError, match=rf"lacks {name}: "):
+            archive(root)
+        (results / name).write_text("made up")
     change(results / "raw" / "eager.json", lambda raw: raw.update(seconds=99.0))
     with pytest.raises(CampaignError, match=r"raw/eager\.json as it is now"):
         archive(root)
@@ -75,6 +89,9 @@ def test_reference_is_a_copy_of_one_commits_clean_results(tmp_path: Path) -> Non
     kept = reference(tmp_path)
     assert kept == tmp_path / "reference" / "laptop"
     for path in (path.relative_to(results) for path in results.rglob("*") if path.is_file()):
+        if str(path) == "mlflow.json" or path.parent.name == "report":  # a database and a report that are not kept
+            assert not (kept / path).exists()
+            continue
         assert (kept / path).read_bytes() == (results / path).read_bytes()
 
     combined = json.loads((results / "combined.json").read_text())

@@ -12,6 +12,8 @@ import psutil
 import pytest
 from workflow_copy import ROOT, command, copy_workflow, environment, planned, snakemake, stub_scripts
 
+from evaluation.campaign import DONE
+from evaluation.combine import RULES
 from evaluation.lifeline import keep_bytecode
 
 SMOKE = ("--config", "scale=smoke")
@@ -193,6 +195,13 @@ def test_the_report_is_one_file_made_and_opened_without_network(finished):
         "memory virtualization",
     ):
         assert shown in text
+
+
+def test_a_campaign_is_done_when_all_is_there_that_a_run_makes(finished):
+    results = finished / "results" / "smoke"
+    made = {str(path.relative_to(results)) for path in results.rglob("*") if path.is_file()}
+    raw = {f"raw/{rule}.json" for rule in RULES}
+    assert {name for name in made if not name.startswith("logs/")} == {"campaign.json", "weights.json", *raw, *DONE}
 
 
 def test_every_rule_has_a_log_and_an_environment():

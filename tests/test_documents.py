@@ -118,7 +118,7 @@ def test_a_new_reference_is_told_in_every_document(top: Path, capsys: pytest.Cap
     results = top / "results" / "laptop"
     (results / "peers.md").write_text(render(json.loads((results / "combined.json").read_text())))
     for name in campaign.DONE:
-        if name.startswith("figures/"):
+        if not (results / name).exists():
             (results / name).parent.mkdir(exist_ok=True)
             (results / name).write_bytes(b"made up")
     assert campaign.main(["--results", str(top / "results"), "reference"]) == 0

@@ -21,14 +21,16 @@ from evaluation.combine import RULES
 from evaluation.figures import FIGURES
 from evaluation.scale import SCALES
 
-DONE = (
+ANALYSED = (
     "combined.json",
     "claims.json",
     "claims.md",
     "peers.md",
+    "exp3_osdi.log",
     *(f"figures/{name}.{kind}" for name in FIGURES.values() for kind in ("pdf", "png", "csv")),
 )
-KEPT = ("campaign.json", "weights.json", "raw", "exp3_osdi.log", *DONE)
+DONE = (*ANALYSED, "report/claims.html", "report/environment.html", "mlflow.json")
+KEPT = ("campaign.json", "weights.json", "raw", *ANALYSED)  # of a reference
 APART = ("campaigns", "reference")  # folders of results/ that are no scale
 
 
@@ -93,7 +95,8 @@ def archive(results: Path, scale: str | None = None, allow_unfinished: bool = Fa
     if lacking and not allow_unfinished:
         raise CampaignError(
             f"the campaign in {folder} is unfinished, it lacks {', '.join(lacking)}: "
-            "run snakemake to its end, or add --unfinished"
+            "run snakemake to its end, or put it away as it is: "
+            f"python -m evaluation.campaign archive --scale {folder.name} --unfinished"
         )
     campaign = json.loads((folder / "campaign.json").read_text())
     target = results / "campaigns" / campaign["id"]
