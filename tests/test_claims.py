@@ -161,6 +161,10 @@ def test_mixed_results_are_warned_of_in_the_table(tmp_path: Path, whole: dict) -
     answers(tmp_path, whole | {"mixed_commits": True, "commits": ["aaa", "bbb"], "dirty": ["eager"]})
     markdown = (tmp_path / "claims.md").read_text()
     assert "**Mixed commits**: aaa, bbb" in markdown and "**Uncommitted changes**" in markdown
+    lines = markdown.splitlines()
+    assert (
+        lines[lines.index("| claim | measured | asked | verdict | raw file |") - 1] == ""
+    )  # else the quote swallows it
 
 
 def test_a_note_for_one_kind_of_device_is_not_given_on_another(tmp_path: Path, whole: dict) -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from synthetic import write_results
+from synthetic import change, write_results
 
 from evaluation.claims import evaluate
 from evaluation.combine import combine, combined_of, same
@@ -34,6 +34,16 @@ def test_the_block_holds_every_claim_of_both_campaigns_and_what_they_were_measur
     for words in ("made-up processor", "2000-01-01", "commit 0123456789ab", "5 min 12 s", "25 of 25", "24 of 25"):
         assert words in text
     assert "| –, **not run** |" in rows["| Scaling by 1.0 changes nothing"]
+
+
+def test_a_warning_stands_above_the_table_and_not_in_it(tmp_path: Path) -> None:
+    for name in PAPERS:
+        made_up(tmp_path / name, scale="paper")
+    laptop = made_up(tmp_path / "laptop")
+    change(laptop / "combined.json", lambda combined: combined.update(dirty=["eager"]))
+    lines = block(laptop).splitlines()
+    warned = lines.index("> laptop: **Uncommitted changes** when these ran: eager.")
+    assert lines[warned + 1] == "" and lines[warned + 2].startswith("| claim |")
 
 
 def test_a_missing_reference_is_said(tmp_path: Path) -> None:

@@ -84,13 +84,18 @@ def render(answers: list[dict[str, Any]], results: dict[str, Any]) -> str:
         f"commit {campaign['commit'][:12]}. {tally(answers)}.",
         "",
     ]
-    lines += [f"> {warning}" for warning in warnings(results)]
+    lines += quoted(warnings(results))
     lines += [*table(answers), "", "## The numbers behind each verdict", ""]
     for answer in answers:
         seed = f" The seed: {answer['seed']}." if answer["seed"] else ""
         row = f" (`{answer['row']}`)" if answer["row"] else ""
         lines.append(f"- **{answer['id']}**{row}, {answer['verdict']}: {answer['reason']}.{seed}")
     return "\n".join(lines) + "\n"
+
+
+def quoted(remarks: list[str]) -> list[str]:
+    """Each a Markdown block quote of its own; the empty line ends it: a table right below would be taken for its text."""
+    return [line for remark in remarks for line in (f"> {remark}", "")]
 
 
 def warnings(results: dict[str, Any]) -> list[str]:

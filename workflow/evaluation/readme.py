@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.answers import side_by_side, subject, tally, warnings
+from evaluation.answers import quoted, side_by_side, subject, tally, warnings
 from evaluation.combine import RULES, combined_of
 from evaluation.peers_table import capabilities, workload
 
@@ -65,7 +65,7 @@ def block(reference: Path) -> str:
     for campaign in shown:
         lines += [campaign.sentence(), ""]
     for campaign in shown:
-        lines += [f"> {campaign.name}: {warning}" for warning in warnings(campaign.results)]
+        lines += quoted([f"{campaign.name}: {warning}" for warning in warnings(campaign.results)])
     lines += [
         *side_by_side({campaign.name: campaign.answers for campaign in shown}),
         "",
