@@ -1,5 +1,6 @@
 """Two campaigns held against each other: what is better, worse, the same, and in one of them only."""
 
+import gzip
 import json
 import random
 from pathlib import Path
@@ -145,8 +146,25 @@ def test_two_campaigns_of_one_name_must_be_told_apart(tmp_path: Path) -> None:
 def test_an_unfinished_campaign_is_refused_in_words(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     results = write_results(tmp_path / "laptop")
     assert main([str(results), str(results)]) == 2
-    assert "claims.json" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "lacks claims.json: run snakemake" in said and f"python -m evaluation.redraw {results}\n" in said
     for path in (results / "raw").iterdir():
         path.unlink()
     assert main([str(results), str(results)]) == 2
     assert "no measurement" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["raw/eager.json", "raw/eager.json.gz", "claims.json", "campaign.json"])
+def test_a_file_that_was_cut_short_is_named_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture, name: str
+) -> None:
+    results = campaign(tmp_path / "laptop", "before")
+    raw = results / "raw" / "eager.json"
+    if name.endswith(".gz"):
+        (results / name).write_bytes(gzip.compress(raw.read_bytes()))
+        raw.unlink()
+    (results / name).write_bytes((results / name).read_bytes()[:-100])
+    for which in (str(results), "before"):  # a name is looked up in every campaign.json
+        assert main([which, which, "--results", str(tmp_path)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"djinn compare: {results / name} is not a whole")

@@ -85,6 +85,15 @@ def test_a_reference_older_than_the_code_is_said(top: Path) -> None:
         made((top / "README.md").read_text(), DOCUMENTS["README.md"], reference(top))
 
 
+def test_a_raw_file_that_was_cut_short_is_said(top: Path) -> None:
+    paper = top / "results" / "reference" / PAPERS[0]
+    (paper / "combined.json").unlink()  # not kept there: its raw files are read
+    raw = paper / "raw" / "eager.json"
+    raw.write_bytes(raw.read_bytes()[:-100])
+    (line,) = refresh(top, reference(top))
+    assert line.startswith("README.md: ") and "eager.json is not a whole JSON file" in line
+
+
 def test_the_appendix_has_every_claim_with_its_command_time_and_disk(top: Path) -> None:
     table = artifact.claims(reference(top))
     for answer in json.loads((reference(top) / "claims.json").read_text()):

@@ -15,7 +15,7 @@ from evaluation.answered import answered
 from evaluation.claims import evaluate
 from evaluation.combine import combine
 from evaluation.pages import claims_page, environment_page
-from evaluation.redraw import redraw
+from evaluation.redraw import main, redraw
 from evaluation.seed_log import render
 
 CLAIMS = Path(__file__).parent.parent / "config" / "claims.yaml"
@@ -89,6 +89,19 @@ def test_a_campaign_is_drawn_again_from_packed_raw_files_alone(results: Path) ->
     assert (results / "report" / "environment.html").read_text() == page
     assert (results / "claims.md").read_text() == claims
     assert {path.suffix for path in (results / "figures").iterdir()} == {".pdf", ".png", ".csv"}
+
+
+@pytest.mark.parametrize("name", ["eager.json", "eager.json.gz"])
+def test_drawing_again_names_the_raw_file_that_was_cut_short(
+    results: Path, capsys: pytest.CaptureFixture, name: str
+) -> None:
+    raw = results / "raw" / "eager.json"
+    content = raw.read_bytes()
+    raw.unlink()
+    (results / "raw" / name).write_bytes((gzip.compress(content) if name.endswith(".gz") else content)[:-100])
+    assert main([str(results), "--claims", str(CLAIMS)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"redraw: {results / 'raw' / name} is not a whole")
 
 
 def log_of(results: Path, claims: Path = CLAIMS) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 from evaluation.experiments import EXPERIMENTS, experiments
 from evaluation.headline import headlines
 from evaluation.peers import PEERS
-from evaluation.records import raw_contents
+from evaluation.records import BadRaw, raw_contents
 from evaluation.resumes import compare, crossovers, summarise_cases
 from evaluation.rivals import peers_section, workload_section
 from evaluation.summary import DEFINITIONS, summarise
@@ -45,10 +45,6 @@ ENVELOPE = (
     "weights",
     "result",
 )
-
-
-class BadRaw(ValueError):
-    """A raw file that cannot be read as what its rule promises."""
 
 
 class ForeignRaw(ValueError):
@@ -104,6 +100,18 @@ def combined_of(raw_dir: Path, campaign: dict[str, Any]) -> dict[str, Any]:
 
 def read(path: Path, content: bytes, rule: str, campaign: dict[str, Any]) -> dict[str, Any]:
     """One raw file, checked: whole, of this rule and this campaign, every number finite."""
+    raw = whole(path, content, rule)
+    if (raw["campaign"], raw["scale"]) != (campaign["id"], campaign["scale"]):
+        raise ForeignRaw(
+            f"{path} belongs to campaign {raw['campaign']} ({raw['scale']}), "
+            f"not to {campaign['id']} ({campaign['scale']}): rerun it (snakemake --forcerun {rule}), "
+            "or put the old campaign away first (python -m evaluation.campaign archive)"
+        )
+    return raw
+
+
+def whole(path: Path, content: bytes, rule: str) -> dict[str, Any]:
+    """One raw file of whatever campaign. Raises BadRaw."""
     try:
         raw = json.loads(content, parse_constant=_not_finite)
     except ValueError as error:
@@ -115,12 +123,6 @@ def read(path: Path, content: bytes, rule: str, campaign: dict[str, Any]) -> dic
         raise BadRaw(
             f"{path} is not the raw file of the rule {rule}: "
             + (f"it lacks {missing}" if missing else f"it says {raw['rule']!r}")
-        )
-    if (raw["campaign"], raw["scale"]) != (campaign["id"], campaign["scale"]):
-        raise ForeignRaw(
-            f"{path} belongs to campaign {raw['campaign']} ({raw['scale']}), "
-            f"not to {campaign['id']} ({campaign['scale']}): rerun it (snakemake --forcerun {rule}), "
-            "or put the old campaign away first (python -m evaluation.campaign archive)"
         )
     return raw
 

@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 
 from evaluation import artifact, readme, reliability, reviewers
+from evaluation.combine import ForeignRaw
+from evaluation.records import BadRaw
 
 SCALE = "laptop"  # whose reference the documents speak of; the README of the paper scale's beside it too
 Block = Callable[[Path], str]  # the reference's folder in, Markdown out
@@ -42,7 +44,7 @@ def made(text: str, blocks: dict[str, Block], reference: Path) -> str:
     for name, block in blocks.items():
         try:
             text = rendered(text, block(reference), name)
-        except readme.ReferenceLacks as error:
+        except (readme.ReferenceLacks, BadRaw, ForeignRaw) as error:
             raise DocumentError(str(error)) from error
         except KeyError as error:
             raise DocumentError(

@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import time
+import zlib
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +25,10 @@ COPIED_FROM = Path(".bundle/commit.json")  # what `make bundle` wrote before the
 SOURCES = ("djinn", "workflow", "benchmarks", "config", "Snakefile")
 MADE = ("results", "docs", "README.md")  # what measurements write, and what is written of them: no source of any
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyzmq", "msgspec", "snakemake")
+
+
+class BadRaw(ValueError):
+    """A raw file that cannot be read as what its rule promises."""
 
 
 class Stopwatch:
@@ -92,12 +97,21 @@ def read_raw(path: Path) -> dict[str, Any]:
 
 
 def raw_contents(raw_dir: Path) -> dict[str, tuple[str, bytes]]:
-    """rule -> (file name, content) of a campaign's raw files; a reference may have packed them (.json.gz) to stay small."""
+    """rule -> (file name, content) of a campaign's raw files; a reference may have packed them (.json.gz) to stay small.
+
+    Raises BadRaw for a packed one that is cut short.
+    """
     packed = {
-        path.name.removesuffix(".json.gz"): (path.name, gzip.decompress(path.read_bytes()))
-        for path in sorted(raw_dir.glob("*.json.gz"))
+        path.name.removesuffix(".json.gz"): (path.name, _unpacked(path)) for path in sorted(raw_dir.glob("*.json.gz"))
     }
     return packed | {path.stem: (path.name, path.read_bytes()) for path in sorted(raw_dir.glob("*.json"))}
+
+
+def _unpacked(path: Path) -> bytes:
+    try:
+        return gzip.decompress(path.read_bytes())
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise BadRaw(f"{path} is not a whole packed file ({error}); copy it again") from error
 
 
 def commit_of(root: Path) -> tuple[str, bool]:

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from evaluation.campaign import tell
 from evaluation.claims import evaluate
-from evaluation.combine import combine
+from evaluation.combine import ForeignRaw, combine
 from evaluation.figures import FIGURES, style
 from evaluation.pages import claims_page, environment_page
 from evaluation.peers_table import render
+from evaluation.records import BadRaw
 
 
 def redraw(folder: Path, claims: Path) -> list[str]:
@@ -50,7 +51,12 @@ def main(arguments: list[str] | None = None) -> int:
     if not (chosen.folder / "campaign.json").exists():
         print(f"redraw: {chosen.folder} is no campaign: it has no campaign.json", file=sys.stderr)
         return 1
-    for line in redraw(chosen.folder, chosen.claims):
+    try:
+        lacking = redraw(chosen.folder, chosen.claims)
+    except (BadRaw, ForeignRaw) as error:
+        print(f"redraw: {error}", file=sys.stderr)
+        return 1
+    for line in lacking:
         print(f"redraw: {line}")
     return tell(Path().absolute(), chosen.folder.absolute())
 

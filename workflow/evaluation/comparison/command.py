@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.campaign import CampaignError
+from evaluation.combine import whole
 from evaluation.comparison.rows import changed, claimed, measured
 from evaluation.comparison.table import render
-from evaluation.records import raw_contents
+from evaluation.records import BadRaw, raw_contents
 
 PLACES = ("*/campaign.json", "campaigns/*/campaign.json", "reference/*/campaign.json")
 
@@ -22,7 +23,7 @@ def find(which: str, results: Path) -> Path:
     folder = given.parent if given.suffix == ".json" else given
     if (folder / "campaign.json").is_file():
         return folder
-    known = {path.parent: json.loads(path.read_text()) for place in PLACES for path in sorted(results.glob(place))}
+    known = {path.parent: _read(path) for place in PLACES for path in sorted(results.glob(place))}
     matches = {
         campaign["id"]: path
         for path, campaign in reversed(known.items())
@@ -43,14 +44,25 @@ def _called(campaign: dict[str, Any]) -> str:
 
 
 def load(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]], list[dict[str, Any]]]:
-    """(campaign, raw files by rule, answered claims). Raises CampaignError where there is nothing to compare."""
-    raws = {rule: json.loads(content) for rule, (_, content) in raw_contents(folder / "raw").items()}
+    """(campaign, raw files by rule, answered claims). Raises CampaignError where there is nothing to compare, BadRaw."""
+    found = raw_contents(folder / "raw")
+    raws = {rule: whole(folder / "raw" / name, content, rule) for rule, (name, content) in found.items()}
     claims = folder / "claims.json"
     if not raws:
         raise CampaignError(f"{folder} holds no measurement (raw/*.json): run snakemake to its end")
     if not claims.is_file():
-        raise CampaignError(f"{folder} lacks claims.json: run snakemake to its end (snakemake claims)")
-    return json.loads((folder / "campaign.json").read_text()), raws, json.loads(claims.read_text())
+        raise CampaignError(
+            f"{folder} lacks claims.json: run snakemake to its end, or, if it is kept or was brought here, "
+            f"python -m evaluation.redraw {folder}"
+        )
+    return _read(folder / "campaign.json"), raws, _read(claims)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise CampaignError(f"{path} is not a whole JSON file ({error}): make it again, or move it away") from error
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -70,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
         (a, raws_a, claims_a), (b, raws_b, claims_b) = (
             load(find(each, chosen.results)) for each in (chosen.a, chosen.b)
         )
-    except CampaignError as error:
+    except (CampaignError, BadRaw) as error:
         print(f"djinn compare: {error}", file=sys.stderr)
         return 2
     rows, answers = measured(raws_a, raws_b), claimed(claims_a, claims_b)
