@@ -37,7 +37,8 @@ artifact: $(project)  ## measure everything and draw the figures; goes on where 
 	$(if $(ARGS),,$(snakemake) --report $(report))
 
 report: $(project)  ## the HTML report of what is measured: one file, opens without network
-	$(snakemake) --report $(report) $(ARGS)
+	$(snakemake) --report $(report) $(ARGS) || { echo "The report shows what is measured: where a file is marked for it and does not exist," \
+	  "make artifact comes first, with the same ARGS." >&2; exit 1; }
 
 test: $(project)  ## run the tests; make test ARGS='-k wire' for some, TRANSFORMERS=5.23.0 with another version
 	$(run) pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)

@@ -192,10 +192,28 @@ def test_make_installs_once_and_again_after_a_kill_or_a_change(bare):
     assert "venv --clear" in make(bare, "--dry-run", "test").stdout
 
 
+def pretend(folder: Path) -> None:
+    """An environment that is made, with nothing in it."""
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    for stamp in re.findall(r"\.venv/stamp-\w+-\d+", make(folder, "--dry-run", "env").stdout):
+        (folder / stamp).touch()
+
+
+def test_a_report_of_nothing_says_what_comes_first(bare):
+    pretend(bare)
+    fake(bare / ".venv" / "bin", "python", 'echo "$@"; exit 1')
+    done = make(bare, "report", "ARGS=--config scale=smoke")
+    assert (
+        done.returncode != 0 and "snakemake --cores 1 --report results/report.html --config scale=smoke" in done.stdout
+    )
+    assert "make artifact comes first, with the same ARGS" in done.stderr
+    fake(bare / ".venv" / "bin", "python", "")
+    done = make(bare, "report")
+    assert done.returncode == 0 and "make artifact" not in done.stderr
+
+
 def test_make_hands_a_new_campaign_its_name_and_every_word(bare):
-    for stamp in re.findall(r"\.venv/stamp-\w+-\d+", make(bare, "--dry-run", "env").stdout):
-        (bare / ".venv").mkdir(exist_ok=True)
-        (bare / stamp).touch()
+    pretend(bare)
     said = make(bare, "--dry-run", "campaign", "NAME=my change", "ARGS=--config scale=smoke").stdout.splitlines()
     assert said == [
         "PATH=\"$PWD/.venv/bin:$PATH\" .venv/bin/python -m evaluation.again --name 'my change' --cores 1 --config scale=smoke"
