@@ -1,4 +1,4 @@
-# Needs: campaign.json, weights.json; provision must have passed (but its rerun changes nothing here).
+# Needs: campaign.json, weights.json; provision is measured before, by its priority.
 # Makes: raw/eager.json, raw/recompute.json, raw/manual_{activation,full,pageable}.json.
 # Steps: eager sessions to the real out-of-memory -> recompute -> manual offload, three ways. One at a time.
 
@@ -7,7 +7,6 @@ rule eager:
     input:
         campaign=f"{RESULTS}/campaign.json",
         weights=f"{RESULTS}/weights.json",
-        provision=ancient(f"{RESULTS}/raw/provision.json"),
     output:
         f"{RESULTS}/raw/eager.json",
     log:
@@ -32,7 +31,6 @@ rule recompute:
     input:
         campaign=f"{RESULTS}/campaign.json",
         weights=f"{RESULTS}/weights.json",
-        provision=ancient(f"{RESULTS}/raw/provision.json"),
     output:
         f"{RESULTS}/raw/recompute.json",
     log:
@@ -52,7 +50,6 @@ rule manual_offload:
     input:
         campaign=f"{RESULTS}/campaign.json",
         weights=f"{RESULTS}/weights.json",
-        provision=ancient(f"{RESULTS}/raw/provision.json"),
     output:
         f"{RESULTS}/raw/manual_{{mode}}.json",
     log:

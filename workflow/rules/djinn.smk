@@ -1,4 +1,4 @@
-# Needs: campaign.json, weights.json; provision must have passed (but its rerun changes nothing here).
+# Needs: campaign.json, weights.json; provision is measured before, by its priority.
 # Makes: raw/djinn_resume.json, raw/oversubscription.json, raw/steering.json.
 # Steps: each rule starts its own server (or uses the config's `server`), measures, and ends it. One at a time.
 
@@ -7,7 +7,6 @@ rule djinn_resume:
     input:
         campaign=f"{RESULTS}/campaign.json",
         weights=f"{RESULTS}/weights.json",
-        provision=ancient(f"{RESULTS}/raw/provision.json"),
     output:
         f"{RESULTS}/raw/djinn_resume.json",
     log:
@@ -27,7 +26,6 @@ rule oversubscription:
     input:
         campaign=f"{RESULTS}/campaign.json",
         weights=f"{RESULTS}/weights.json",
-        provision=ancient(f"{RESULTS}/raw/provision.json"),
     output:
         f"{RESULTS}/raw/oversubscription.json",
     log:
@@ -47,7 +45,6 @@ rule steering:
     input:
         campaign=f"{RESULTS}/campaign.json",
         weights=f"{RESULTS}/weights.json",
-        provision=ancient(f"{RESULTS}/raw/provision.json"),
     output:
         f"{RESULTS}/raw/steering.json",
     log:

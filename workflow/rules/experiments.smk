@@ -1,4 +1,4 @@
-# Needs: campaign.json, weights.json; provision must have passed (but its rerun changes nothing here).
+# Needs: campaign.json, weights.json; provision is measured before, by its priority.
 # Makes: raw/{breakpoints,checkpoint_cost,dispatch,concurrent,traced,zero_change}.json: what the seed's claims need beside.
 # Steps: each rule starts its own server (or uses the config's `server` where it can), measures, and ends it. One at a time.
 

@@ -8,7 +8,6 @@ rule peer:
     input:
         campaign=f"{RESULTS}/campaign.json",
         weights=f"{RESULTS}/weights.json",
-        provision=ancient(f"{RESULTS}/raw/provision.json"),
     output:
         f"{RESULTS}/raw/peer_{{system}}.json",
     log:
@@ -30,7 +29,6 @@ rule workload:
     input:
         campaign=f"{RESULTS}/campaign.json",
         weights=f"{RESULTS}/weights.json",
-        provision=ancient(f"{RESULTS}/raw/provision.json"),
         peers=[f"{RESULTS}/raw/peer_{system}.json" for system in peers.PEERS],
     output:
         f"{RESULTS}/raw/workload.json",
