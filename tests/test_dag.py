@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from workflow_copy import ROOT, command, copy_workflow, environment, planned, snakemake, stub_scripts
+from workflow_copy import PARTS, ROOT, command, copy_workflow, environment, planned, snakemake, stub_scripts
 
 from evaluation.campaign import DONE
 from evaluation.combine import RULES
@@ -84,6 +84,53 @@ def test_a_changed_key_reruns_what_depends_on_it(finished, change, rerun):
 @pytest.mark.parametrize("change", ["name=2024", "server=tcp://127.0.0.1:5556"])
 def test_a_name_or_an_address_reruns_nothing(finished, change):
     assert planned(finished, *SMOKE, change) == {}
+
+
+@pytest.mark.parametrize(
+    ("file", "rerun"),
+    [
+        ("resources/prompts/06-the-meaning-of-hack.txt", {**MEASURED, **AFTER}),
+        ("resources/long_sessions.py", {"zero_change": 1, **AFTER}),
+        ("report/page.html", {"pages": 1}),
+        ("evaluation/facts_cost.py", AFTER),  # through headline, which combine imports
+        ("evaluation/figures/style.py", {**FIGURES_AFTER, "mlflow": 1}),
+        ("evaluation/figures/figure6.py", {"figure6": 1, "mlflow": 1}),
+        ("evaluation/claims.py", {"claims": 1, "mlflow": 1, "seed_log": 1, "pages": 1}),
+        ("evaluation/peers_table.py", {"peers": 1, "mlflow": 1}),
+        ("evaluation/oversubscription.py", {}),
+    ],
+)
+def test_an_edit_reruns_what_reads_the_file_and_no_measurement_for_its_code(finished, file, rerun):
+    path = finished / "workflow" / file
+    kept = path.read_text()
+    path.write_text(f"{kept}\n")
+    try:
+        assert planned(finished, *SMOKE) == rerun
+    finally:
+        path.write_text(kept)
+
+
+def test_other_times_of_the_sources_rerun_nothing(finished):
+    """As in a clone, or in a tree that was copied to another machine with its results."""
+    touch_sources(finished)
+    assert "Nothing to be done" in snakemake(finished, *SMOKE)
+
+
+def test_results_copied_without_snakemakes_notes_are_not_measured_again(finished):
+    """config/claims.yaml is an input, and nobody knows then what it was: what is computed with it is made again."""
+    touch_sources(finished)
+    notes = finished / ".snakemake" / "metadata"
+    aside = notes.rename(notes.with_suffix(".aside"))
+    try:
+        assert planned(finished, *SMOKE) == {"claims": 1, "mlflow": 1, "seed_log": 1, "pages": 1}
+    finally:
+        aside.rename(notes)
+
+
+def touch_sources(top: Path) -> None:
+    for part in PARTS:
+        for path in [top / part, *(top / part).rglob("*")]:
+            path.touch()
 
 
 @pytest.mark.parametrize("rule", ["provision", "eager", "oversubscription", "steering", "workload"])

@@ -14,6 +14,8 @@ rule combine:
     priority: 30
     conda:
         "../../envs/analysis.yaml"
+    params:
+        code=sources.code("evaluation.combine"),
     shell:
         "exec python workflow/scripts/combine.py --campaign {input.campaign:q} --log {log:q} --out {output:q}"
 
@@ -37,6 +39,7 @@ rule figure6:
         "../../envs/analysis.yaml"
     params:
         figure="figure6",
+        code=sources.code("evaluation.figures.figure6"),
     shell:
         "exec python workflow/scripts/figure.py {params.figure} --combined {input.combined:q} --log {log:q}"
         " --out {output.pdf:q} {output.png:q} {output.csv:q}"
@@ -57,6 +60,7 @@ use rule figure6 as figure7 with:
     priority: 24
     params:
         figure="figure7",
+        code=sources.code("evaluation.figures.figure7"),
 
 
 use rule figure6 as figureS1 with:
@@ -74,6 +78,7 @@ use rule figure6 as figureS1 with:
     priority: 23
     params:
         figure="figureS1",
+        code=sources.code("evaluation.figures.figureS1"),
 
 
 use rule figure6 as figureS2 with:
@@ -91,6 +96,7 @@ use rule figure6 as figureS2 with:
     priority: 22
     params:
         figure="figureS2",
+        code=sources.code("evaluation.figures.figureS2"),
 
 
 use rule figure6 as figureS3 with:
@@ -108,6 +114,7 @@ use rule figure6 as figureS3 with:
     priority: 21
     params:
         figure="figureS3",
+        code=sources.code("evaluation.figures.figureS3"),
 
 
 rule claims:
@@ -122,6 +129,8 @@ rule claims:
     priority: 15
     conda:
         "../../envs/analysis.yaml"
+    params:
+        code=sources.code("evaluation.claims"),
     shell:
         "exec python workflow/scripts/claims.py --combined {input.combined:q} --claims {input.claims:q}"
         " --log {log:q} --out {output.json:q} {output.md:q}"
@@ -137,6 +146,8 @@ rule peers:
     priority: 14
     conda:
         "../../envs/analysis.yaml"
+    params:
+        code=sources.code("evaluation.peers_table"),
     shell:
         "exec python workflow/scripts/peers.py --combined {input.combined:q} --log {log:q} --out {output:q}"
 

@@ -17,6 +17,7 @@ rule eager:
     threads: workflow.cores
     params:
         measurement="eager",
+        texts=TEXTS,
         settings=part(
             "eager",
             "budget.device",
@@ -41,6 +42,7 @@ rule recompute:
     threads: workflow.cores
     params:
         measurement="recompute",
+        texts=TEXTS,
         settings=part("resume"),
     shell:
         MEASURE
@@ -60,6 +62,7 @@ rule manual_offload:
     threads: workflow.cores
     params:
         measurement="manual_{mode}",
+        texts=TEXTS,
         settings=part("resume"),
     shell:
         MEASURE

@@ -10,7 +10,17 @@ from snakemake.exceptions import WorkflowError
 TOP = Path(workflow.basedir)
 sys.path[:0] = [str(TOP), str(TOP / "workflow")]
 
-from evaluation import combine, lifeline, peers, scale, settings
+from evaluation import (
+    combine,
+    lifeline,
+    pages,
+    peers,
+    prompts,
+    scale,
+    settings,
+    sources,
+    zero_change,
+)
 from evaluation.figures import FIGURES
 
 # Scripts run with this Python and this checkout's packages, and die with this process.
@@ -42,6 +52,9 @@ logger.info(f"Djinn: {SCALE} scale ({WHY}), {SETTINGS.model.name} on {SETTINGS.d
 RESULTS = f"results/{SCALE}"
 MANUAL_MODES = ["activation", "full", "pageable"]
 RAW = [f"{RESULTS}/raw/{rule}.json" for rule in combine.RULES]
+TEXTS = sources.digest(
+    *prompts.TEXTS.glob("*.txt")
+)  # every measuring rule begins its sessions with them
 
 
 wildcard_constraints:

@@ -17,6 +17,7 @@ rule djinn_resume:
     threads: workflow.cores
     params:
         measurement="djinn_resume",
+        texts=TEXTS,
         settings=part("resume", "budget.host"),
     shell:
         MEASURE
@@ -36,6 +37,7 @@ rule oversubscription:
     threads: workflow.cores
     params:
         measurement="oversubscription",
+        texts=TEXTS,
         settings=part("oversubscription", "budget"),
     shell:
         MEASURE
@@ -55,6 +57,7 @@ rule steering:
     threads: workflow.cores
     params:
         measurement="steering",
+        texts=TEXTS,
         settings=part(
             "activation_steering",
             "resume.prompt_tokens",

@@ -81,6 +81,7 @@ use rule steering as zero_change with:
     priority: 44
     params:
         measurement="zero_change",
+        script=sources.digest(zero_change.SCRIPT),
         settings=part(
             "resume.prompt_tokens", "oversubscription.new_tokens", "budget.host"
         ),

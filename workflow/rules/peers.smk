@@ -18,6 +18,7 @@ rule peer:
     threads: workflow.cores
     params:
         measurement="peer_{system}",
+        texts=TEXTS,
         settings=part("peers", "oversubscription", "budget"),
         # an environment that was made since is a reason to run again
         missing=lambda wildcards: peers.missing(wildcards.system, SETTINGS.peers),
@@ -40,6 +41,7 @@ rule workload:
     threads: workflow.cores
     params:
         measurement="workload",
+        texts=TEXTS,
         settings=part("peers", "oversubscription", "budget"),
     shell:
         MEASURE

@@ -44,6 +44,7 @@ rule provision:
     threads: workflow.cores
     params:
         measurement="provision",
+        texts=TEXTS,
         settings=part("budget.host"),
     shell:
         MEASURE

@@ -18,6 +18,8 @@ rule seed_log:
     priority: 13
     conda:
         "../../envs/analysis.yaml"
+    params:
+        code=sources.code("evaluation.seed_log", "evaluation.answered"),
     shell:
         "exec python workflow/scripts/seed_log.py --campaign {input.campaign:q} --claims {input.claims:q}"
         " --answers {input.answers:q} --log {log:q} --out {output:q}"
@@ -45,6 +47,9 @@ rule pages:
     priority: 12
     conda:
         "../../envs/analysis.yaml"
+    params:
+        code=sources.code("evaluation.pages"),
+        templates=sources.digest(*pages.TEMPLATES.glob("*.html")),
     shell:
         "exec python workflow/scripts/pages.py --combined {input.combined:q} --log {log:q}"
         " --out {output.claims:q} {output.environment:q}"
