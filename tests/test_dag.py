@@ -67,7 +67,9 @@ def test_a_finished_run_has_nothing_to_do(finished):
         ("budget={device: 50MB}", {"oversubscription": 1, "eager": 1, **BESIDE}),
         ("budget={host: 300MB}", {rule: count for rule, count in MEASURED.items() if rule not in HOSTLESS}),
         ("eager={max_sessions: 61}", {"eager": 1}),
-        ("peers={samples: 4}", BESIDE),
+        ("peers={samples: 4}", BESIDE),  # every system is asked so often
+        ("peers={rounds: 2}", {"workload": 1}),
+        ("peers={vllm_python: /elsewhere/python}", {"peer": 1, "workload": 1}),
         ("activation_steering={modification_factor: 0.8}", {"steering": 1, "traced": 1}),
         ("breakpoints={prompts: 3}", {"breakpoints": 1}),
         ("checkpoint_cost={pairs: 4}", {"checkpoint_cost": 1}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from contending import JOB, Fake, InProcess, settings
@@ -11,7 +12,7 @@ from evaluation import peer as peer_rule
 from evaluation import rounds
 from evaluation import workload as workload_rule
 from evaluation.contenders.contender import Contender
-from evaluation.peers import PEERS
+from evaluation.peers import PEERS, used_alone, used_by_workload
 
 
 def answers_of(folder, **results):
@@ -63,6 +64,23 @@ def test_where_the_device_holds_one_system_its_own_rule_makes_the_rounds(fake, m
 def test_in_turn_with_others_a_system_makes_no_rounds_in_its_own_rule(fake, monkeypatch):
     monkeypatch.setitem(peer_rule.MODULES, "hooks", "fake")
     assert peer_rule.measure(settings(together=True), print, "hooks")["workload"] is None
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_rule_needs_no_key_but_those_of_its_part(fake, monkeypatch, tmp_path, together):
+    def part(keys):
+        whole = settings(together=together)
+        kept = {key: value for key, value in vars(whole.peers).items() if f"peers.{key}" in keys}
+        return SimpleNamespace(**vars(whole) | {"peers": SimpleNamespace(**kept)})
+
+    for system in PEERS:
+        monkeypatch.setitem(peer_rule.MODULES, system, "fake")
+    alone = {
+        system: peer_rule.measure(part(used_alone(system, together)), print, system) for system in ("djinn", "vllm")
+    }
+    answers_of(tmp_path, **dict.fromkeys(PEERS, alone["djinn"]) | alone)
+    found = workload_rule.measure(part(used_by_workload(together)), print, tmp_path)
+    assert found["together"] is together and found["systems"]["vllm"]["seconds"] == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(("systems", "made"), [(2, 2), (1, 1)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,19 +31,41 @@ MODULES = {  # system → module of evaluation.contenders
 PEERS = tuple(MODULES)
 
 
+def used_alone(system: str, together: bool) -> list[str]:
+    """The keys of the config's section `peers` that the rule of `system` uses."""
+    keys = ["together", "samples", "warmup", "tune_sessions", "tune_seconds"]
+    if not together:
+        keys.append("rounds")  # it makes them itself
+    if system == "vllm":
+        keys += ["vllm", "vllm_python"]
+    return [f"peers.{key}" for key in keys]
+
+
+def used_by_workload(together: bool) -> list[str]:
+    """The same of the rule `workload`, which starts the systems where they stand together, and else reads what they did alone."""
+    return ["peers.together", "peers.rounds", *(["peers.vllm_python"] if together else [])]
+
+
 @contextmanager
 def interpreters(peers: Any) -> Iterator[Callable[[str], str]]:
     """Inside: system → the Python that has what it needs: ours, but for vLLM.
 
     vLLM compiles, and torch hands its own folder to the compiler without quotes: a path with a space goes by a link.
     """
-    theirs = vllm_python(peers)
     with TemporaryDirectory(prefix="djinn-python-") as scratch:
-        if " " in str(theirs) and theirs.exists():
-            link = Path(scratch) / "environment"
-            link.symlink_to(theirs.parent.parent)
-            theirs = link / theirs.parent.name / theirs.name
-        yield lambda system: str(theirs) if system == "vllm" else sys.executable
+
+        @cache
+        def python(system: str) -> str:
+            if system != "vllm":
+                return sys.executable
+            theirs = vllm_python(peers)
+            if " " in str(theirs) and theirs.exists():
+                link = Path(scratch) / "environment"
+                link.symlink_to(theirs.parent.parent)
+                theirs = link / theirs.parent.name / theirs.name
+            return str(theirs)
+
+        yield python
 
 
 def vllm_python(peers: Any) -> Path:

@@ -19,7 +19,11 @@ rule peer:
     params:
         measurement="peer_{system}",
         texts=TEXTS,
-        settings=part("peers", "oversubscription", "budget"),
+        settings=lambda wildcards: part(
+            *peers.used_alone(wildcards.system, SETTINGS.peers.together),
+            "oversubscription",
+            "budget",
+        ),
         # an environment that was made since is a reason to run again
         missing=lambda wildcards: peers.missing(wildcards.system, SETTINGS.peers),
     shell:
@@ -42,6 +46,10 @@ rule workload:
     params:
         measurement="workload",
         texts=TEXTS,
-        settings=part("peers", "oversubscription", "budget"),
+        settings=part(
+            *peers.used_by_workload(SETTINGS.peers.together),
+            "oversubscription",
+            "budget",
+        ),
     shell:
         MEASURE
