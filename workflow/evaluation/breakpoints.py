@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 import djinn
+from evaluation import lengths
 from evaluation.limits import GPT2
 from evaluation.parking import put_aside
 from evaluation.plain import Plain
@@ -60,7 +61,7 @@ def of_model(
     """One model: `count` uninterrupted sessions against plain transformers, and each layer's against both."""
     wanted, section = settings.breakpoints, SimpleNamespace(**model)
     prompts = load_prompts(section, count, wanted.prompt_tokens)
-    tokens = wanted.prompt_tokens + wanted.new_tokens
+    tokens = lengths.breakpoints(settings)
     own = SimpleNamespace(**{**vars(settings), "model": section, "server": None, "weights": plain.facts})
     budget = budget_for(plain.facts, len(prompts), tokens, tokens)
     with ExitStack() as stack:

@@ -13,13 +13,13 @@ from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import djinn
+from evaluation import lengths
 from evaluation.copying import Copying, busy_share
 from evaluation.parking import put_aside
 from evaluation.prompts import load_prompts
 from evaluation.servers import Running, budget_for, checkpointed_bytes, server_for, shape_of
 
 WARM_UP = 2  # pairs
-NEW_TOKENS = 4  # of a timed decode
 Progress = Callable[[str], None]
 
 
@@ -84,10 +84,10 @@ def interference(
             with copying.under_way() if way == "beside" else nullcontext():
                 session = client.open()
                 prefilled = session.prefill(prompts[1]).stamps
-                decoded = decoder.resume(start, max_new_tokens=NEW_TOKENS).stamps
+                decoded = decoder.resume(start, max_new_tokens=lengths.DECODED).stamps
             session.close()
             found["prefill_ms"][way].append(_ms(prefilled, "ready", "done"))
-            found["decode_ms"][way].append(_ms(decoded, "logits", "done") / NEW_TOKENS)
+            found["decode_ms"][way].append(_ms(decoded, "logits", "done") / lengths.DECODED)
             if way == "beside":
                 copied.append(_copied(client) - before)
                 if number % 10 == 0:

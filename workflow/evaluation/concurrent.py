@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import djinn
+from evaluation import lengths
 from evaluation.prompts import load_prompts
 from evaluation.servers import budget_for, server_for
 
@@ -24,9 +25,10 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
     clients, length = settings.concurrent.clients, settings.resume.prompt_tokens
     new_tokens = settings.oversubscription.new_tokens
     prompts = load_prompts(settings.model, clients, length)
-    budget = budget_for(settings.weights, clients, length + new_tokens, length + new_tokens)
+    longest = lengths.concurrent(settings)
+    budget = budget_for(settings.weights, clients, longest, longest)
     with (
-        server_for(settings, length + new_tokens, budget, held=clients) as server,
+        server_for(settings, longest, budget, held=clients) as server,
         djinn.connect(server.endpoint) as client,
     ):
         layers = spread(client.server.depth, clients)

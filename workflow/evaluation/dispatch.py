@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import djinn
+from evaluation import lengths
 from evaluation.load import DECODING, Load
 from evaluation.parking import put_aside
 from evaluation.prompts import load_prompts
@@ -28,9 +29,10 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
     layer = settings.oversubscription.break_at
     prompts = load_prompts(settings.model, samples + DECODING, length)
     # the prefill in flight, the one behind it, the resumed session, and those that decode
-    budget = budget_for(settings.weights, DECODING + 4, length, length + Load.NEW_TOKENS)
+    longest = lengths.dispatch(settings)
+    budget = budget_for(settings.weights, DECODING + 4, length, longest)
     with ExitStack() as stack:
-        server = stack.enter_context(server_for(settings, length + Load.NEW_TOKENS, budget))
+        server = stack.enter_context(server_for(settings, longest, budget))
         client = stack.enter_context(djinn.connect(server.endpoint))
         shared = same_clock(client)
         progress(f"dispatch: {samples} requests of each kind to an idle server, and as many activations fetched")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import djinn
+from evaluation import lengths
 from evaluation.parking import put_aside
 from evaluation.prompts import load_prompts
 from evaluation.servers import budget_for, server_for, shape_of
@@ -29,7 +30,7 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
     resume = settings.resume
     count = resume.warmup + resume.samples
     prompts = load_prompts(settings.model, count, resume.prompt_tokens)
-    tokens = resume.prompt_tokens + 3 * len(resume.layers) + 2  # a layer: one cold, two before and at the warm pause
+    tokens = lengths.djinn_resume(settings)
     budget = budget_for(settings.weights, IN_ARENA, resume.prompt_tokens, tokens)
     cases: list[dict[str, Any]] = []
     with server_for(settings, tokens, budget) as server, djinn.connect(server.endpoint) as client:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from djinn.model.presets import PRESETS, depth
-from djinn.sizes import parse_bytes
+from djinn.model.presets import PRESETS, WHEEL_MODEL, depth, parameters
+from djinn.sizes import DTYPE_BYTES, format_bytes, parse_bytes
+from evaluation import lengths
 
 GPT2 = "gpt2-small"
+# section of the config → the rules whose sessions begin with prompts of its prompt_tokens, and grow
+LONGEST = {
+    "oversubscription": (lengths.oversubscription,),
+    "resume": (lengths.djinn_resume, lengths.dispatch, lengths.concurrent, lengths.zero_change),
+    "breakpoints": (lengths.breakpoints,),
+    "checkpoint_cost": (lengths.checkpoint_cost,),
+}
 CPU_ALLOCATORS = ("default", "mmap64k", "mmap1m", "arena1")  # what each means: parking_lot.py
 CUDA_ALLOCATORS = ("default", "expandable", "split512")
 
@@ -18,16 +26,15 @@ CUDA_ALLOCATORS = ("default", "expandable", "split512")
 def beyond_the_model(settings: Any) -> list[str]:
     """One line for each layer, and for each length, that the model does not have."""
     model = settings.model
-    if model.source in ("wheel", "random") and depth(model.name) is None:
-        return [
-            f"config: model.name = {model.name!r}: expected one of {', '.join(sorted(PRESETS))} for source {model.source}"
-        ]
+    known = {"wheel": [WHEEL_MODEL], "random": sorted(PRESETS)}.get(model.source)
+    if known and model.name not in known:
+        return [f"config: model.name = {model.name!r}: expected one of {', '.join(known)} for source {model.source}"]
     layers = model_layers(model)
     wrong = list(_layers(_breakpoints(settings), layers, model.name))
     wrong += _layers(_numbered("breakpoints.gpt2_layers", settings.breakpoints.gpt2_layers), depth(GPT2), GPT2)
-    for name, tokens in _lengths(settings).items():
-        wrong += _length(name, tokens, model.name)
-    wrong += _length("breakpoints.prompt_tokens", _breakpoint_tokens(settings), GPT2)
+    for section, rules in LONGEST.items():
+        wrong += _length(settings, section, rules, model.name)
+    wrong += _length(settings, "breakpoints", LONGEST["breakpoints"], GPT2)
     return list(dict.fromkeys(wrong))
 
 
@@ -52,24 +59,16 @@ def _layers(breakpoints: dict[str, int], layers: int | None, model: str) -> Iter
             yield f"config: {name} = {layer}: expected 1..{layers} ({model} has {layers} layers)"
 
 
-def _lengths(settings: Any) -> dict[str, int]:
-    over = settings.oversubscription
-    return {
-        "oversubscription.prompt_tokens": over.prompt_tokens + over.new_tokens,
-        "resume.prompt_tokens": settings.resume.prompt_tokens + 1,
-        "breakpoints.prompt_tokens": _breakpoint_tokens(settings),
-        "checkpoint_cost.prompt_tokens": settings.checkpoint_cost.prompt_tokens,
-    }
-
-
-def _breakpoint_tokens(settings: Any) -> int:
-    return settings.breakpoints.prompt_tokens + settings.breakpoints.new_tokens
-
-
-def _length(name: str, tokens: int, model: str) -> Iterator[str]:
+def _length(settings: Any, section: str, rules: tuple[Callable[[Any], int], ...], model: str) -> Iterator[str]:
     longest = PRESETS.get(model, {}).get("max_position_embeddings")
-    if longest is not None and tokens > longest:
-        yield f"config: {name}: {tokens} tokens with the new ones: expected {longest} at most ({model}'s positions)"
+    asked = getattr(settings, section).prompt_tokens
+    rule = max(rules, key=lambda tokens: tokens(settings))
+    new = rule(settings) - asked
+    if longest is not None and asked + new > longest:
+        yield (
+            f"config: {section}.prompt_tokens = {asked}: expected {longest - new} at most "
+            f"(of {model}'s {longest} positions {rule.__name__} needs {new} for new tokens)"
+        )
 
 
 def model_layers(model: Any) -> int | None:
@@ -91,8 +90,38 @@ def of_another_device(settings: Any) -> list[str]:
 
 
 def beyond_the_budget(settings: Any) -> list[str]:
-    """One line where CUDA's own part leaves nothing of the device budget to give out."""
-    device, overhead = settings.budget.device, settings.budget.overhead
-    if parse_bytes(overhead) < parse_bytes(device):
-        return []
-    return [f"config: budget.overhead = {overhead!r}: expected less than budget.device, {device!r}"]
+    """One line for each budget that leaves nothing to give out, as far as the weights' size is known."""
+    budget, model = settings.budget, settings.model
+    device, overhead = parse_bytes(budget.device), parse_bytes(budget.overhead)
+    wrong = []
+    if overhead >= device:
+        wrong.append(
+            f"config: budget.overhead = {budget.overhead!r}: expected less than budget.device, {budget.device!r}"
+        )
+    elif (weights := _weights_bytes(model)) is not None and device - overhead <= weights:
+        wrong.append(
+            f"config: budget.device = {budget.device!r}: expected more than {format_bytes(weights + overhead)}, "
+            f"which the weights of {model.name} in {model.dtype} and budget.overhead take"
+        )
+    if parse_bytes(budget.host) == 0:
+        wrong.append(f"config: budget.host = {budget.host!r}: expected room for the sessions that leave the device")
+    return wrong
+
+
+def _weights_bytes(model: Any) -> int | None:
+    numbers = parameters(model.name) if model.source in ("wheel", "random") else None
+    return None if numbers is None else numbers * DTYPE_BYTES[model.dtype]
+
+
+def not_here(settings: Any) -> list[str]:
+    """One line for each thing that the config names and this machine does not have."""
+    model, peers, wrong = settings.model, settings.peers, []
+    if model.source == "path" and not (Path(model.path or model.name) / "config.json").is_file():
+        name, value = ("path", model.path) if model.path else ("name", model.name)
+        wrong.append(f"config: model.{name} = {value!r}: expected a folder with config.json in it, for source path")
+    if peers.vllm == "on" and not Path(peers.vllm_python).exists():
+        wrong.append(
+            f"config: peers.vllm_python = {peers.vllm_python!r}: expected a Python that is there, since peers.vllm is on "
+            "(`make vllm` makes one)"
+        )
+    return wrong

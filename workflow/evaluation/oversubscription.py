@@ -14,6 +14,7 @@ import numpy as np
 
 import djinn
 from djinn.sizes import format_bytes, parse_bytes
+from evaluation import lengths
 from evaluation.process_memory import Reader, Sampler
 from evaluation.prompts import load_prompts
 from evaluation.servers import server_for
@@ -32,7 +33,7 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
     prompts = load_prompts(settings.model, wanted.sessions, wanted.prompt_tokens)
     reader = Reader(settings.device)
     with (
-        server_for(settings, wanted.prompt_tokens + wanted.new_tokens + 1, given_out(settings.budget)) as server,
+        server_for(settings, lengths.oversubscription(settings), given_out(settings.budget)) as server,
         djinn.connect(server.endpoint) as client,
         djinn.connect(server.endpoint) as watcher,
     ):

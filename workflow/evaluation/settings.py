@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from djinn.errors import BadRequest, DjinnError
 from djinn.sizes import parse_bytes
 from evaluation import wording
-from evaluation.limits import beyond_the_budget, beyond_the_model, of_another_device
+from evaluation.limits import beyond_the_budget, beyond_the_model, not_here, of_another_device
 
 WHOLE = "DJINN_CONFIG"  # environment variable: the whole config of this run as JSON, for the scripts
 
@@ -41,9 +41,23 @@ def _whole(value: Any) -> Any:
     return value
 
 
+def _distinct(values: list[Any]) -> list[Any]:
+    twice = [value for number, value in enumerate(values) if value in values[:number]]
+    if twice:
+        raise ValueError(f"expected each once, {twice[0]!r} is there twice")
+    return values
+
+
+def _port(address: str) -> str:
+    if not 1 <= int(address.rpartition(":")[2]) <= 65535:
+        raise ValueError("expected a port of 1 to 65535")
+    return address
+
+
 Whole = Annotated[int, BeforeValidator(_whole)]
 Count = Annotated[Whole, Field(ge=1)]
 Size = Annotated[Any, AfterValidator(_size)]  # "750MB", "2GiB" or a number of bytes
+Layers = Annotated[list[Whole], Field(min_length=1), AfterValidator(_distinct)]
 
 
 class Section(BaseModel):
@@ -68,14 +82,14 @@ class Budget(Section):
 
 
 class Oversubscription(Section):
-    sessions: Count
+    sessions: Annotated[Whole, Field(ge=2)]  # one fits, or nothing does
     prompt_tokens: Count
     new_tokens: Count
     break_at: Whole
 
 
 class Resume(Section):
-    layers: Annotated[list[Whole], Field(min_length=1)]
+    layers: Layers
     prompt_tokens: Count
     samples: Count
     warmup: Annotated[Whole, Field(ge=0)]
@@ -83,7 +97,7 @@ class Resume(Section):
 
 class Eager(Section):
     max_sessions: Count
-    allocators: Annotated[list[str], Field(min_length=1)]
+    allocators: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)]
 
 
 class Peers(Section):
@@ -100,17 +114,17 @@ class Peers(Section):
 class ActivationSteering(Section):
     enabled: bool
     modification_type: Literal["scale"]
-    modification_factor: Annotated[float, Field(ge=0)]
+    modification_factor: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     steering_layer: Whole
 
 
 class Breakpoints(Section):
-    layers: Annotated[list[Whole], Field(min_length=1)]
+    layers: Layers
     dtype: Literal["float32", "bfloat16", "float16"]
     prompts: Count
     prompt_tokens: Count
     new_tokens: Annotated[Whole, Field(ge=2)]  # one pause in prefill, one in decode, and something behind it
-    gpt2_layers: Annotated[list[Whole], Field(min_length=1)]
+    gpt2_layers: Layers
     gpt2_prompts: Count
     gpt2_source: Literal["random", "hub"]
 
@@ -131,9 +145,13 @@ class Concurrent(Section):
 class Settings(Section):
     scale: Literal["smoke", "laptop", "laptop-float32", "paper"]
     name: str | None = None
-    server: Annotated[str, Field(pattern=r"^tcp://(127\.0\.0\.1|localhost|\[::1\]):\d+$")] | None = None
+    server: (
+        Annotated[str, Field(pattern=r"^tcp://(127\.0\.0\.1|localhost|\[::1\]):\d+$"), AfterValidator(_port)] | None
+    ) = None
     device: Annotated[str, Field(pattern=r"^(cpu|cuda:\d+)$")]
-    threads: Count
+    threads: Annotated[
+        Whole, Field(ge=1, le=1024)
+    ]  # more than this machine has is slow, not wrong; no machine has more than that
     model: Model
     budget: Budget
     oversubscription: Oversubscription
@@ -153,7 +171,7 @@ def parse(config: dict[str, Any]) -> Settings:
         settings = Settings.model_validate(config)
     except ValidationError as error:
         raise ConfigError("\n".join(wording.line(item, _all_names()) for item in error.errors())) from None
-    wrong = beyond_the_model(settings) + of_another_device(settings) + beyond_the_budget(settings)
+    wrong = beyond_the_model(settings) + of_another_device(settings) + beyond_the_budget(settings) + not_here(settings)
     if wrong:
         raise ConfigError("\n".join(wrong))
     return settings

@@ -35,6 +35,8 @@ def line(item: Any, known: list[str]) -> str:
             return f"config: {name} = {value!r}: expected {item['ctx']['expected']}"
         case "greater_than_equal":
             return f"config: {name} = {value!r}: expected {item['ctx']['ge']} or more"
+        case "less_than_equal":
+            return f"config: {name} = {value!r}: expected {item['ctx']['le']} at most"
         case "int_parsing" | "int_type":
             return f"config: {name} = {value!r}: expected a whole number"
         case "model_type":

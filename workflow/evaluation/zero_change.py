@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import djinn
+from evaluation import lengths
 from evaluation.prompts import load_prompts
 from evaluation.servers import budget_for, server_for
 
@@ -32,7 +33,7 @@ class ScriptFailed(RuntimeError):
 def measure(settings: Any, progress: Progress) -> dict[str, Any]:
     length, new_tokens = settings.resume.prompt_tokens, settings.oversubscription.new_tokens
     prompts = load_prompts(settings.model, SESSIONS, length)
-    longest = length + 2 * new_tokens + 1
+    longest = lengths.zero_change(settings)
     own = SimpleNamespace(**{**vars(settings), "server": None})
     runs = {}
     for name, fit in (("roomy", SESSIONS), ("tight", FIT)):
