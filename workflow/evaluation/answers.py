@@ -105,6 +105,23 @@ def warnings(results: dict[str, Any]) -> list[str]:
         found.append(f"**Mixed commits**: {', '.join(commit[:12] for commit in results['commits'])}.")
     if results["mixed_config"]:
         found.append(f"**Mixed configuration**: digests {', '.join(results['config_digests'])}.")
+    if len(machines := machines_of(results)) > 1:
+        found.append(f"**Mixed machines**: {'; '.join(machines)}.")
+    if len(weights := weights_of(results)) > 1:
+        found.append(f"**Mixed weights**: {'; '.join(weights)}.")
     if results["dirty"]:
         found.append(f"**Uncommitted changes** when these ran: {', '.join(results['dirty'])}.")
     return found
+
+
+def machines_of(results: dict[str, Any]) -> list[str]:
+    """What the campaign and its raw files say that they were measured on, each once: times of two are no comparison."""
+    devices = [stamp["device"] for stamp in [results["campaign"], *results["raw"].values()]]
+    return sorted({f"{device.get('name') or device['kind']}, {device.get('cores')} cores" for device in devices})
+
+
+def weights_of(results: dict[str, Any]) -> list[str]:
+    """The same of the weights: names, and what tells two of one name apart."""
+    keys = ("name", "source", "dtype", "parameters", "seed", "sha256")
+    every = [stamp["weights"] for stamp in results["raw"].values() if stamp["weights"]]
+    return sorted({", ".join(f"{key} {one[key]}" for key in keys if one.get(key) is not None) for one in every})

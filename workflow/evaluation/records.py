@@ -54,9 +54,10 @@ def write_raw(
     weights: dict[str, Any],
     settings: dict[str, Any],
     config_digest: str,
+    served_by: dict[str, Any] | None = None,
 ) -> None:
     """Write `result` in its envelope. campaign, weights: what the two rules before wrote; device: `device_facts`; settings:
-    what the rule used."""
+    what the rule used; served_by: of a server that was not the rule's own (`servers.check_model`)."""
     commit, dirty = commit_of(ROOT)
     write_json(
         out,
@@ -74,6 +75,7 @@ def write_raw(
             "versions": versions(),
             "weights": weights,
             "settings": settings,
+            "served_by": served_by,
             "result": result,
         },
     )

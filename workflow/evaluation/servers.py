@@ -47,7 +47,7 @@ def server_for(
     it is ready, since pinning holds a driver's lock that every copy wants too; how long it takes the rule `provision` tells.
     """
     if settings.server:
-        check_model(settings)
+        settings.served_by = check_model(settings)
         yield Running(settings.server, None, None)
         return
     model, host = settings.model, parse_bytes(settings.budget.host)
@@ -91,10 +91,14 @@ def await_pool(client: djinn.Client) -> None:
         time.sleep(0.05)
 
 
-def check_model(settings: Any) -> None:
-    """Raise WrongServer unless the server in the config holds the model in the config: a result names its weights."""
+def check_model(settings: Any) -> dict[str, Any]:
+    """What a result says of the server in the config, whose machine and budget are its own: address, version, device, plan.
+
+    Raises WrongServer unless it holds the model in the config: a result names its weights.
+    """
     with djinn.connect(settings.server, timeout=10.0) as client:
-        theirs = client.server.model
+        welcome = client.server
+    theirs = welcome.model
     ours = {key: getattr(settings.model, key) for key in ("name", "source", "dtype")}
     if settings.model.source == "random":
         ours["seed"] = settings.model.seed
@@ -104,6 +108,12 @@ def check_model(settings: Any) -> None:
                 f"the server at {settings.server} has {key} {theirs.get(key)!r}, the config says model.{key} = {value!r}: "
                 "change one of them"
             )
+    return {
+        "address": settings.server,
+        "version": welcome.server_version,
+        "device": welcome.device,
+        "plan": welcome.plan,
+    }
 
 
 def shape_of(facts: dict[str, Any]) -> KVShape:

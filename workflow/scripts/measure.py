@@ -27,7 +27,7 @@ args = parser.parse_args()
 progress = log_to(args.log)
 settings = read_part(args.settings)
 whole = of_this_run()
-settings.server = whole.server
+settings.server, settings.served_by = whole.server, None
 settings.weights = json.loads(args.weights.read_text())
 kind, _, which = args.measurement.partition("_")
 match kind:
@@ -54,5 +54,6 @@ write_raw(
     weights=settings.weights,
     settings=json.loads(args.settings),
     config_digest=digest(whole),
+    served_by=settings.served_by,
 )
 progress(f"{args.measurement}: done")

@@ -19,6 +19,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.textpath import text_to_path
 from PIL import Image
 
+from evaluation.answers import machines_of, weights_of
+
 COLUMN = (
     3.33  # width (inches) of a column of a two-column paper: every figure is drawn at that size, no text below 7 pt
 )
@@ -127,8 +129,14 @@ def small_print(figure: Figure, results: dict[str, Any], extra: str = "") -> Non
         f"campaign {campaign['id']}",
         f"commit {campaign['commit'][:10]}" + (" + uncommitted changes" if results["dirty"] else ""),
     ]
-    if results["mixed_commits"] or results["mixed_config"]:
-        facts.append("MIXED " + " and ".join(kind for kind in ("commits", "config") if results[f"mixed_{kind}"]))
+    mixed = {
+        "commits": results["mixed_commits"],
+        "config": results["mixed_config"],
+        "machines": len(machines_of(results)) > 1,
+        "weights": len(weights_of(results)) > 1,
+    }
+    if any(mixed.values()):
+        facts.append("MIXED " + " and ".join(kind for kind, so in mixed.items() if so))
     lines = [line for text in (extra, "\N{NO-BREAK SPACE}· ".join(facts)) if text for line in _wrapped(text)]
     room = (len(lines) * 1.2 * SMALL / 72 + LABELS) / figure.get_figheight()
     for grid in {axes.get_subplotspec().get_topmost_subplotspec().get_gridspec() for axes in figure.axes}:
