@@ -44,7 +44,8 @@ class LocalServer:
         )
         self.pid = self._process.pid
         self.plan, self.endpoint = "", ""
-        watchdog = threading.Timer(start_timeout, self._process.kill)
+        self._out_of_time = False
+        watchdog = threading.Timer(start_timeout, self._give_up)
         watchdog.daemon = True
         watchdog.start()
         try:
@@ -61,7 +62,13 @@ class LocalServer:
         self.start_s = time.monotonic() - began
         if not self.endpoint:
             self.stop()
+            if self._out_of_time:
+                raise ServerGone(f"the server did not accept within start_timeout={start_timeout:g} s: give it longer")
             raise self._refusal()
+
+    def _give_up(self) -> None:
+        self._out_of_time = True
+        self._process.kill()
 
     def _refusal(self) -> DjinnError:
         """Why it did not start: the error that its last line names, or ServerGone with its last words."""
@@ -114,7 +121,7 @@ def serve(
     deterministic: bool = True,
     decode_rows: int | None = None,
     prefill_tokens: int | None = None,
-    without: Sequence[str] = (),
+    without: str | Sequence[str] = (),
     keys: str | os.PathLike | None = None,
     lease: str | float | None = None,
     max_message: str | int | None = None,
@@ -175,11 +182,14 @@ def serve(
         "max_requests": max_requests,
         "metrics_port": metrics_port,
     }
+    if not (isinstance(start_timeout, int | float) and 0 < start_timeout <= threading.TIMEOUT_MAX):
+        raise BadRequest(f"start_timeout={start_timeout!r} is not a number of seconds above 0")
     if unknown:
         raise BadRequest(f"serve() has no option {', '.join(unknown)}: it has {', '.join([*options, 'start_timeout'])}")
     for name in ("device_budget", "host_budget", "disk_budget", "max_message"):
         if options[name] is not None:
             options[name] = parse_bytes(options[name])
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None]
+    without = (without,) if isinstance(without, str) else without
     arguments += ["--without", *without] if without else []
     return LocalServer(arguments, start_timeout)

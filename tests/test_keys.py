@@ -17,7 +17,7 @@ import djinn
 from djinn import cli
 from djinn.doctor import command, machine
 from djinn.errors import BadRequest, NoSuchSession, NotAllowed, ServerGone
-from djinn.server.door import Door, keyring_for
+from djinn.server.door import Door, check_address, keyring_for
 from djinn.server.gate import DOMAIN, decide
 from djinn.wire.keys import Keyring, client_keys, make_keys, server_keys
 
@@ -171,7 +171,16 @@ def test_an_address_that_is_taken_is_refused_in_words(folder):
     door = Door("127.0.0.1", 0, None, 1 << 20)
     with pytest.raises(BadRequest, match="cannot listen"):
         Door("127.0.0.1", int(door.endpoint.rpartition(":")[2]), None, 1 << 20)
+    with pytest.raises(BadRequest, match=r"cannot listen on 127\.0\.0\.1, --port .* in use"):
+        check_address("127.0.0.1", int(door.endpoint.rpartition(":")[2]))
     door.close()
+
+
+def test_an_address_that_is_not_this_machines_is_found_before_anything_is_loaded():
+    with pytest.raises(BadRequest, match=r"cannot listen on 192\.0\.2\.1"):
+        check_address("192.0.2.1", 0)
+    for host in ("127.0.0.1", "localhost", "0.0.0.0", "*", "lo"):
+        check_address(host, 0)
 
 
 def test_secret_files_are_for_their_owner_alone(tmp_path):

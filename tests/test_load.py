@@ -40,6 +40,7 @@ def test_the_facts_are_those_of_the_tensors():
         ({"name": "tiny-llama", "source": "ftp"}, BadRequest, "wheel, hub, path, random"),
         ({"name": "tiny-llama", "dtype": "int3"}, BadRequest, "bfloat16"),
         ({"name": "tiny-llama", "device": "tpu"}, NoDevice, "use cpu or cuda:0"),
+        ({"name": "tiny-llama", "device": "cuda:-1"}, NoDevice, "use cpu or cuda:0"),
     ],
 )
 def test_what_cannot_be_loaded_is_refused_with_what_can(arguments, error, says):

@@ -83,6 +83,9 @@ time.sleep(60)
         (["--host", "0.0.0.0", "--keys", "/nowhere"], "djinn keys /nowhere"),
         (["--lease", "soon"], "24h"),
         (["--max-sessions", "0"], "1 or more"),
+        (["--decode-rows", "0"], "1 or more"),
+        (["--port", "65536"], "0 to 65535"),
+        (["--port", "-1"], "0 to 65535"),
         (["--device-budget", "lots"], "750MB"),
     ],
 )
@@ -90,6 +93,14 @@ def test_a_server_that_cannot_start_says_why(arguments, says):
     done = start(*arguments)
     assert done.returncode == 2
     assert says in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--port", "--metrics-port"])
+def test_a_port_in_use_is_found_before_the_model_is_looked_for(server, option):
+    taken = server.endpoint.rpartition(":")[2]
+    done = start("--model", "/nowhere", option, taken)
+    assert done.returncode == 2
+    assert f"cannot listen on 127.0.0.1, {option} {taken}: Address already in use" in done.stderr
 
 
 def start(*arguments: str) -> subprocess.CompletedProcess:
@@ -117,7 +128,20 @@ def test_a_model_that_the_probe_refuses_ends_the_server(tmp_path):
         ({"model": "no-such-model"}, WeightsUnavailable, "no-such-model"),
         ({"model": "tiny-llama", "device_budget": "22MB", "max_tokens": 256}, BudgetTooSmall, "--device-budget"),
         ({"model": "tiny-llama", "dtype": "int8"}, BadRequest, "int8"),
-        ({"model": "tiny-llama", "threads": "many"}, BadRequest, "many"),
+        ({"model": "tiny-llama", "device_budget": 0}, BudgetTooSmall, "--device-budget"),
+        ({"model": "tiny-llama", "threads": "many"}, BadRequest, "'many' is not a whole number"),
+        *(
+            ({name: -3}, BadRequest, "-3 is too few: give 1 or more")
+            for name in ("threads", "decode_rows", "max_tokens")
+        ),
+        ({"metrics_port": 70_000}, BadRequest, "70000 is no port"),
+        ({"drain_timeout": -1}, BadRequest, "give 0 or more"),
+        ({"drain_timeout": float("nan")}, BadRequest, "give 0 or more"),
+        ({"drain_timeout": "soon"}, BadRequest, "give 0 or more"),
+        ({"start_timeout": 0}, BadRequest, "start_timeout"),
+        ({"start_timeout": "1"}, BadRequest, "start_timeout"),
+        ({"start_timeout": 0.2}, ServerGone, "start_timeout=0.2 s"),
+        ({"without": "nothing"}, BadRequest, "'nothing'"),
         ({"model": "tiny-llama", "device": "tpu"}, NoDevice, "tpu"),
         ({"state_dir": "/nowhere/at/all"}, BadRequest, "not a folder"),
     ],

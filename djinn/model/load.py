@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ class LoadedModel:
 
 def torch_device(device: str) -> torch.device:
     """`cpu` or `cuda:N` as a torch device; raises NoDevice with what to do when it is not here."""
-    if device.partition(":")[0] not in ("cpu", "cuda"):
+    if not re.fullmatch(r"(cpu|cuda)(:\d+)?", device):
         raise NoDevice(f"device {device!r} is not supported: use cpu or cuda:0")
     wanted = torch.device(device)
     if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():

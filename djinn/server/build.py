@@ -64,7 +64,7 @@ def _build(
     disk_budget: int | None,
     begun: ExitStack,
 ) -> tuple[Service, str]:
-    if args.threads:
+    if args.threads is not None:
         torch.set_num_threads(args.threads)
     # cuDNN's attention does not repeat its own bits: of 16 runs of 17 decode steps on an H100 (torch 2.11, Llama-2-13B
     # shape, bf16, 1,600 tokens) 10 differed from the first with it, none with flash attention.
@@ -90,7 +90,7 @@ def _build(
         shape,
         facts["bytes"],
         workspace_bytes(shape, facts["intermediate_size"], facts["vocab_size"], max(max_tokens, prefill_tokens)),
-        device_budget or _whole(place),
+        _whole(place) if device_budget is None else device_budget,
         host_budget,
     )
     _check_card(place, plan.arena_bytes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import resource
+import socket
 from pathlib import Path
 
 import zmq
@@ -39,6 +40,23 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:  # a name or an interface: where it leads is not for us to guess
         return False
+
+
+def check_address(host: str, port: int, option: str = "--port") -> None:
+    """Raise BadRequest where a server could not listen there: before it loads for minutes, to find it then.
+
+    Nothing listens here meanwhile: a client that comes back to a server of before must not meet somebody without keys.
+    """
+    if host == "*" or host in (name for _, name in socket.if_nameindex()):  # ZeroMQ's own words for an address
+        return
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        address = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)[0][4]
+        with socket.socket(family) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except OSError as error:
+        raise BadRequest(f"cannot listen on {host}, {option} {port}: {error.strerror}") from error
 
 
 class Door:

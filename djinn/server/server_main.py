@@ -9,13 +9,14 @@ import argparse
 import faulthandler
 import gc
 import logging
+import math
 import signal
 import sys
 
 from djinn.errors import DjinnError
 from djinn.launch import READY, last_words
 from djinn.lifeline import die_with_parent
-from djinn.server.door import keyring_for
+from djinn.server.door import check_address, keyring_for
 from djinn.sizes import parse_bytes, parse_seconds
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -59,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--state-dir", help="folder for sessions that outlive the server, and for the disk tier's files")
     p.add_argument(
         "--drain-timeout",
-        type=float,
+        type=_seconds,
         default=30.0,
         help="seconds that running requests get on SIGTERM before they are stopped (default: %(default)g)",
     )
@@ -69,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
         default="on",
         help="decode in a fixed number of rows, so that no session's bits depend on its neighbours (default: %(default)s)",
     )
-    p.add_argument("--decode-rows", type=int, help="sessions decoded in one pass (default: 8 on a CPU, 32 on CUDA)")
+    p.add_argument("--decode-rows", type=_count, help="sessions decoded in one pass (default: 8 on a CPU, 32 on CUDA)")
     p.add_argument(
         "--without",
         nargs="+",
@@ -78,16 +79,16 @@ def parser() -> argparse.ArgumentParser:
         help="leave out parts that make it fast, to see what each is worth (default: none)",
     )
     p.add_argument(
-        "--max-tokens", type=int, default=4096, help="longest session (default: %(default)s, or the model's limit)"
+        "--max-tokens", type=_count, default=4096, help="longest session (default: %(default)s, or the model's limit)"
     )
     p.add_argument(
         "--prefill-tokens",
         type=_count,
         help="tokens of the prompts that share a first pass: more for throughput, at the first one's cost (default: 512)",
     )
-    p.add_argument("--threads", type=int, help="compute threads on a CPU")
+    p.add_argument("--threads", type=_count, help="compute threads on a CPU")
     p.add_argument("--host", default="127.0.0.1", help="address to listen on; any but loopback needs --keys")
-    p.add_argument("--port", type=int, default=5556, help="0 takes a free one (default: %(default)s)")
+    p.add_argument("--port", type=_port, default=5556, help="0 takes a free one (default: %(default)s)")
     p.add_argument(
         "--keys", metavar="DIR", help="encrypt, and let in only whose key is there (djinn keys DIR makes them)"
     )
@@ -104,16 +105,40 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--max-requests", type=_count, default=1000, help="of one owner under way at once (default: %(default)s)"
     )
-    p.add_argument("--metrics-port", type=int, help="answer Prometheus there, on loopback (default: not at all)")
+    p.add_argument("--metrics-port", type=_port, help="answer Prometheus there, on loopback (default: not at all)")
     p.add_argument("--parent", type=int, help=argparse.SUPPRESS)  # pid to die with
     return p
 
 
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
 def _count(text: str) -> int:
-    count = int(text)
+    count = _whole(text)
     if count < 1:
         raise argparse.ArgumentTypeError(f"{count} is too few: give 1 or more")
     return count
+
+
+def _port(text: str) -> int:
+    port = _whole(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{port} is no port: give 0 to 65535, 0 takes a free one")
+    return port
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds: give 0 or more")
+    return seconds
 
 
 def choose_device(args: argparse.Namespace) -> str:
@@ -128,11 +153,14 @@ def choose_device(args: argparse.Namespace) -> str:
 
 def run(args: argparse.Namespace) -> None:
     keyring_for(args.host, args.keys)  # what is wrong is refused before the weights are loaded
+    check_address(args.host, args.port)
+    if args.metrics_port is not None:
+        check_address("127.0.0.1", args.metrics_port, "--metrics-port")
     parse_seconds(args.lease)
     from djinn.server.build import build_service
 
     device = choose_device(args)
-    budget = parse_bytes(args.device_budget) if args.device_budget else None
+    budget = None if args.device_budget is None else parse_bytes(args.device_budget)
     host = parse_bytes(args.host_budget)
     disk = None if args.disk_budget is None else parse_bytes(args.disk_budget)
     service, table, shut_down = build_service(args, device, budget, host, disk)
