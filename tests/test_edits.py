@@ -28,6 +28,15 @@ def test_an_edit_does_what_its_name_says_and_leaves_the_original(edit, expected)
     assert torch.equal(HIDDEN, before)
 
 
+@pytest.mark.parametrize("length", [2.0**-1000, 2.0**-80, 2.0**80, 2.0**1000])
+def test_a_direction_counts_whatever_its_length(length):
+    """In float32 its square was 0 or infinite, and the edit did nothing or gave NaN."""
+    direction = np.array([0.5, 3.0, -1.0, 0.25])
+    expected = apply(djinn.ProjectOut(direction), HIDDEN)
+    assert not torch.allclose(expected, HIDDEN)
+    assert torch.equal(apply(djinn.ProjectOut(direction * length), HIDDEN), expected)
+
+
 def test_positions_confine_an_edit():
     out = apply(djinn.Scale(0.0, positions=(-1,)), HIDDEN)
     assert torch.equal(out[:, :2], HIDDEN[:, :2])

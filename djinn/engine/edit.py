@@ -53,12 +53,17 @@ def apply(edit: AnyEdit, hidden: torch.Tensor) -> torch.Tensor:
         case Ablate():
             rows = torch.zeros_like(rows)
         case ProjectOut(vector=vector):
-            direction = torch.tensor(vector, dtype=torch.float32, device=hidden.device)
-            direction = direction / direction.norm()
-            wide = rows.float()
+            direction, wide = _direction(vector).to(hidden.device), rows.float()
             rows = (wide - (wide @ direction)[..., None] * direction).to(hidden.dtype)
     out[:, at] = rows
     return out
+
+
+def _direction(vector: Iterable[float]) -> torch.Tensor:
+    """Of length 1, float32, whatever the vector's: the largest number becomes 1 first, so that no square leaves the range."""
+    direction = torch.tensor(vector, dtype=torch.float64)
+    direction = direction / direction.abs().max()
+    return (direction / direction.norm()).float()
 
 
 def _vector(vector: Iterable[float], like: torch.Tensor) -> torch.Tensor:
