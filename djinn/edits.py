@@ -6,16 +6,34 @@ Vectors are numpy arrays or sequences of `hidden_size` numbers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AnySet
 from typing import Any
 
 import msgspec
 
 from djinn.errors import BadRequest
 
+# RuntimeError: torch's, of a tensor whose numbers are not here or not to be read
+UNREADABLE = (TypeError, ValueError, OverflowError, RuntimeError)
+
+
+def plain(value: Any) -> Any:
+    """numpy's and torch's numbers and arrays, and ranges, as Python's own numbers and lists: those travel."""
+    if isinstance(value, range):
+        return list(value)
+    try:
+        return value.tolist() if hasattr(value, "tolist") else value
+    except UNREADABLE as error:
+        raise BadRequest(f"a {type(value).__name__} cannot be read: {error}") from error
+
 
 class Edit(msgspec.Struct, frozen=True, tag_field="edit", forbid_unknown_fields=True):
     """Base of all edits."""
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            msgspec.structs.force_setattr(self, name, plain(getattr(self, name)))
 
 
 class Scale(Edit, frozen=True, tag="scale"):
@@ -26,9 +44,11 @@ class Scale(Edit, frozen=True, tag="scale"):
 
 
 def _numbers(vector: Any) -> tuple[float, ...]:
+    if isinstance(vector, str | bytes | bytearray | Mapping | AnySet):
+        raise BadRequest(f"an edit's vector is a sequence of hidden_size numbers, not {type(vector).__name__}")
     try:
         return tuple(float(x) for x in vector)
-    except (TypeError, ValueError) as error:
+    except UNREADABLE as error:
         raise BadRequest(f"an edit's vector is a sequence of hidden_size numbers: {error}") from error
 
 
@@ -37,6 +57,7 @@ class _WithVector(Edit, frozen=True):
     positions: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         msgspec.structs.force_setattr(self, "vector", _numbers(self.vector))
 
 

@@ -66,10 +66,25 @@ def test_what_leaves_the_range_of_the_models_dtype_is_refused(dtype, edit):
     assert edited(HIDDEN.to(dtype), [djinn.Scale(2.0), djinn.Scale(0.5)]).equal(HIDDEN.to(dtype))
 
 
-@pytest.mark.parametrize("vector", [1.0, ["a"], [[1.0, 2.0]], None])
+@pytest.mark.parametrize(
+    "vector",
+    [1.0, ["a"], [[1.0, 2.0]], None, [10**400], "12", b"12", {0: 1.0}, {1.0, 2.0}, torch.ones(1, 2)],
+    ids=lambda vector: str(vector)[:20],
+)
 def test_what_is_no_vector_is_refused_where_it_is_made(vector):
     with pytest.raises(BadRequest, match="vector"):
         djinn.Add(vector)
+
+
+def test_a_tensor_that_has_no_numbers_is_refused_where_it_is_given():
+    for edit in (lambda: djinn.Add(torch.ones(4, device="meta")), lambda: djinn.Scale(torch.ones((), device="meta"))):
+        with pytest.raises(BadRequest, match="cannot be read"):
+            edit()
+
+
+def test_a_tensor_of_any_kind_is_a_vector():
+    for vector in (torch.ones(4, requires_grad=True), torch.ones(4, dtype=torch.bfloat16), np.ones(4, np.float16)):
+        assert djinn.Add(vector) == djinn.Add([1.0] * 4)
 
 
 def test_edits_cross_the_wire_unchanged():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 import pytest
+import torch
 from sessions import NEW, same
 
 import djinn
@@ -26,13 +27,15 @@ COMPUTING = [  # refused whatever the session stands at, so long as it may compu
     ({"break_at": 3.5}, BadRequest, "break_at"),
     ({"break_at": True}, BadRequest, "break_at"),
     ({"break_token": 1, "max_new_tokens": 2}, BadRequest, "give break_at"),
-    ({"break_at": 3, "break_token": 0, "max_new_tokens": 2}, BadRequest, "max_new_tokens"),
+    ({"break_at": 3, "break_token": 0, "max_new_tokens": 2}, BadRequest, "break_token=0 is no new token"),
     ({"break_at": 3, "break_token": 3, "max_new_tokens": 2}, BadRequest, "max_new_tokens"),
     ({"max_new_tokens": -1}, BadRequest, "0 or more"),
     ({"max_new_tokens": 157}, BadRequest, "256"),
     ({"max_new_tokens": None}, BadRequest, "max_new_tokens"),
     ({"logits": "some"}, BadRequest, "logits"),
     ({"stop_tokens": ["the"]}, BadRequest, "stop_tokens"),
+    ({"stop_tokens": [3, -1]}, BadRequest, "stop_tokens: -1 is no token id"),
+    ({"stop_tokens": 3}, BadRequest, "stop_tokens"),
     ({"sampling": djinn.Sampling(temperature=-0.1), "max_new_tokens": 1}, BadRequest, "temperature"),
     ({"sampling": djinn.Sampling(temperature=float("nan")), "max_new_tokens": 1}, BadRequest, "temperature"),
     ({"sampling": djinn.Sampling(temperature=float("inf")), "max_new_tokens": 1}, BadRequest, "temperature"),
@@ -73,7 +76,13 @@ def test_arguments_of_calls_that_compute(client, prompt, undisturbed, arguments,
         (lambda s, p: s.prefill([1.0, 2.0]), BadRequest, "integers"),
         (lambda s, p: s.prefill([True]), BadRequest, "integers"),
         (lambda s, p: s.prefill(["one"]), BadRequest, "integers"),
-        (lambda s, p: s.prefill("one"), BadRequest, "integers"),
+        (lambda s, p: s.prefill("one"), BadRequest, "tokenizer.text..'input_ids'"),
+        (lambda s, p: s.prefill(bytearray(b"one")), BadRequest, "tokenizer"),
+        (lambda s, p: s.prefill({"input_ids": p}), BadRequest, "not dict: .*tokenizer"),
+        (lambda s, p: s.prefill([2**63]), BadRequest, f"token id {2**63} is in no vocabulary"),
+        (lambda s, p: s.prefill([1, 2**63]), BadRequest, f"token id {2**63} is in no vocabulary"),
+        (lambda s, p: s.prefill(torch.ones(3, requires_grad=True)), BadRequest, "detach"),
+        (lambda s, p: s.prefill(np.zeros(10**7, np.int64)), BadRequest, "10000000 tokens .* 256 .max_tokens"),
         (lambda s, p: s.prefill([[1], [2]]), BadRequest, "shape"),
         (lambda s, p: s.prefill([[1], [2, 3]]), BadRequest, "numpy"),
         (lambda s, p: s.prefill([]), BadRequest, "empty"),
@@ -110,6 +119,10 @@ AT_A_PAUSE = [
     (lambda s: s.resume(activation=rows(1, np.bool_)), BadRequest, "bool"),
     (lambda s: s.resume(activation=rows(1, np.complex64)), BadRequest, "complex64"),
     (lambda s: s.resume(activation="h"), BadRequest, "<U1"),
+    (lambda s: s.resume(activation=rows()[None, None]), BadRequest, "expected"),
+    (lambda s: s.resume(activation=torch.ones(1, 100, 256, requires_grad=True)), BadRequest, "detach"),
+    (lambda s: s.resume(edit={djinn.Scale(2.0), djinn.Ablate()}), BadRequest, "no order"),
+    (lambda s: s.resume(edit=djinn.Scale(torch.ones(2))), BadRequest, "factor"),
     (lambda s: s.resume(activation=[[1.0], [1.0, 2.0]]), BadRequest, "numpy"),
     (lambda s: s.resume(activation=rows(np.nan)), BadRequest, "NaN"),
     (lambda s: s.resume(activation=rows(np.inf)), BadRequest, "infinite"),
@@ -156,6 +169,50 @@ def test_floats_of_every_width_are_an_activation(client, prompt, dtype):
     session.prefill(prompt, break_at=5)
     assert session.resume(activation=rows(0.5, dtype)).logits.shape == (512,)
     session.close()
+
+
+def test_what_torch_and_ranges_give_is_as_good_as_python_s_own(client, prompt):
+    """And None, where nothing else is meant, is as left out."""
+    session, other = client.open(), client.open()
+    _, plain = session.prefill(torch.tensor([prompt]), checkpoint_at=range(1, 3), stop_tokens=None)
+    checkpoints, out = other.prefill(prompt, checkpoint_at=torch.tensor([1, 2]), stop_tokens=torch.tensor([3]))
+    assert list(checkpoints) == [1, 2] and np.array_equal(out.logits, plain.logits)
+    edits = (
+        djinn.Scale(torch.tensor(2.0), positions=torch.tensor([0, 1])),
+        djinn.Scale(np.float32(2.0), positions=range(2)),
+    )
+    found = [other.resume(checkpoints[1], edit=edit).logits for edit in (*edits, djinn.Scale(2.0, positions=(0, 1)))]
+    assert np.array_equal(found[0], found[2]) and np.array_equal(found[1], found[2])
+    assert np.array_equal(session.resume(session.checkpoints[1], edit=None).logits, plain.logits)
+    pause = session.resume(max_new_tokens=2, break_at=torch.tensor(3), break_token=np.int64(1))
+    assert pause.layer == 3
+    fresh = client.open()
+    assert isinstance(fresh.prefill(prompt, checkpoint_at=None), djinn.Out)
+    for one in (session, other, fresh):
+        one.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"endpoint": None}, "not NoneType"),
+        ({"endpoint": 5556}, "not int"),
+        ({"endpoint": b"tcp://127.0.0.1:1"}, "not bytes"),
+        *(({"timeout": timeout}, "number of seconds") for timeout in (None, "5", -1, float("nan"), float("inf"))),
+        ({"keys": 5}, "djinn keys"),
+        ({"token": 123}, "32 to 128"),
+        ({"token": b"a" * 32}, "32 to 128"),
+    ],
+    ids=str,
+)
+def test_what_connect_cannot_use_is_refused(server, arguments, says):
+    with pytest.raises(BadRequest, match=says):
+        djinn.connect(**{"endpoint": server.endpoint} | arguments)
+
+
+def test_a_server_is_its_own_address(server):
+    with djinn.connect(server) as client:
+        assert client.connection.endpoint == server.endpoint
 
 
 def test_a_request_of_a_foreign_client_is_refused_under_its_number(client):

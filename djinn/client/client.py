@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from djinn.client import arguments
 from djinn.client.connection import Connection
 from djinn.client.session import Session
-from djinn.errors import BadRequest
 from djinn.timeline import chrome_trace
 from djinn.wire import messages as m
 
@@ -24,16 +24,13 @@ class Client:
 
     def __init__(
         self,
-        endpoint: str,
+        endpoint: str | arguments.Listening,
         timeout: float = 600.0,
         keys: str | Path | None = None,
         token: str | None = None,
     ) -> None:
-        if token is not None and not 32 <= len(token) <= 128:
-            raise BadRequest(
-                "a token is 32 to 128 characters that nobody can guess: take the one of a client, client.token"
-            )
-        self.connection = Connection(endpoint, timeout, None if keys is None else Path(keys), token)
+        endpoint, timeout = arguments.address(endpoint), arguments.seconds(timeout)
+        self.connection = Connection(endpoint, timeout, arguments.folder(keys), arguments.token(token))
         try:
             self.server: m.Welcome = self.connection.ask(m.Hello(), min(timeout, HELLO_S)).body
             self.connection.max_message_bytes = self.server.max_message_bytes
@@ -43,7 +40,7 @@ class Client:
 
     def open(self) -> Session:
         """A new session, idle and empty: it takes memory with its first prefill."""
-        return Session(self.connection, self.connection.ask(m.Open()).body.session)
+        return Session(self.connection, self.connection.ask(m.Open()).body.session, self.server.max_tokens)
 
     @property
     def token(self) -> str:
@@ -59,7 +56,7 @@ class Client:
 
         Raises NoSuchSession, saying how it ended where it did.
         """
-        session = Session(self.connection, session_id)
+        session = Session(self.connection, session_id, self.server.max_tokens)
         session.look()
         return session
 
@@ -88,9 +85,13 @@ class Client:
 
 
 def connect(
-    endpoint: str, timeout: float = 600.0, *, keys: str | Path | None = None, token: str | None = None
+    endpoint: str | arguments.Listening,
+    timeout: float = 600.0,
+    *,
+    keys: str | Path | None = None,
+    token: str | None = None,
 ) -> Client:
-    """Connect to `tcp://host:port`. timeout: seconds to wait for any one reply.
+    """Connect to `tcp://host:port`, or to a LocalServer itself. timeout: seconds to wait for any one reply.
 
     keys: the folder that `djinn keys` made for this client; a server that has keys is reached with them alone, and
     sessions belong to the key. token: without keys, that of the client whose sessions are meant (a new one by default).

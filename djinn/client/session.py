@@ -32,8 +32,8 @@ class Session:
     seed; None goes on with the session's (greedy at first). wait=False returns a Pending at once, stream=True a Stream.
     """
 
-    def __init__(self, connection: Connection, key: str) -> None:
-        self.connection, self.id = connection, key
+    def __init__(self, connection: Connection, key: str, max_tokens: int | None = None) -> None:
+        self.connection, self.id, self._max_tokens = connection, key, max_tokens
 
     def prefill(
         self,
@@ -65,7 +65,7 @@ class Session:
             sampling=sampling,
             stream=stream,
         )
-        return self._run(body, [arguments.token_ids(token_ids)], wait)
+        return self._run(body, [arguments.token_ids(token_ids, self._max_tokens)], wait)
 
     def generate(
         self,
@@ -91,14 +91,14 @@ class Session:
             sampling=sampling,
             stream=stream,
         )
-        return self._run(body, [arguments.token_ids(more_ids, empty=True)], wait)
+        return self._run(body, [arguments.token_ids(more_ids, self._max_tokens, empty=True)], wait)
 
     def resume(
         self,
         checkpoint: Checkpoint | None = None,
         *,
         activation: np.ndarray | None = None,
-        edit: AnyEdit | Sequence[AnyEdit] = (),
+        edit: AnyEdit | Sequence[AnyEdit] | None = (),
         max_new_tokens: int = 0,
         break_at: int | None = None,
         break_token: int | None = None,
@@ -140,7 +140,7 @@ class Session:
         Nothing is copied until one of them does. Raises IllegalMove while a request of it is under way, or where its only
         bytes are its durable file's, and LimitReached.
         """
-        return Session(self.connection, self.connection.ask(m.Fork(session=self.id)).body.session)
+        return Session(self.connection, self.connection.ask(m.Fork(session=self.id)).body.session, self._max_tokens)
 
     def park(self, *, durable: bool = False) -> None:
         """Move to IO_WAIT: the session's memory may be taken, and its eviction starts at once."""
@@ -201,5 +201,5 @@ class Session:
 
         called_ns = time.monotonic_ns()
         kind = Stream if body.stream else Pending
-        pending = kind(self.connection, self.connection.send(body, arrays), called_ns, make)
+        pending = kind(self.connection, self.connection.send(arguments.settled(body), arrays), called_ns, make)
         return pending.result() if wait and not body.stream else pending

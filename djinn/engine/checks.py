@@ -72,7 +72,9 @@ def _check_breaks(work: Work, depth: int) -> None:
         raise BadRequest("checkpoint_at runs on, break_at stops: give one of them")
     if work.break_token is None and not work.rows():
         work.break_token = 1  # no input is given: the next pass is that of the first new token
-    if work.break_token is not None and not 1 <= work.break_token <= work.max_new_tokens:
+    if work.break_token is not None and work.break_token < 1:
+        raise BadRequest(f"break_token={work.break_token} is no new token: they count from 1 to max_new_tokens")
+    if work.break_token is not None and work.break_token > work.max_new_tokens:
         raise BadRequest(f"to stop at new token {work.break_token}, max_new_tokens must be at least as many")
     source = work.resume_from
     if work.break_token is None and source and not work.fed() and work.break_at <= source.layer:
