@@ -10,10 +10,12 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
+from djinn import __version__
 from djinn import commands as elsewhere
 from djinn.client.client import connect
-from djinn.errors import DjinnError
+from djinn.errors import BadRequest, DjinnError
 from djinn.sizes import format_bytes, format_seconds
 from djinn.wire.keys import make_keys
 
@@ -52,6 +54,15 @@ def keys_made(folder: Path, names: list[str]) -> str:
     return "\n".join(lines)
 
 
+def written(events: dict[str, Any], path: Path) -> str:
+    """Write a timeline, and say what is to be done with it."""
+    try:
+        path.write_text(json.dumps(events))
+    except OSError as error:
+        raise BadRequest(f"{path} cannot be written: {error.strerror}") from error
+    return f"{path}: {len(events['traceEvents'])} events; open it in chrome://tracing or ui.perfetto.dev"
+
+
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["serve"]:  # the server's own options, with torch, are loaded only for it
@@ -65,6 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv and argv[0] in elsewhere.KNOWN:
         return elsewhere.run(argv[0], argv[1:])
     parser = argparse.ArgumentParser(prog="djinn", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"djinn {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="start a server (djinn serve --help)")
     commands.add_parser("doctor", help="look for what is wrong with this machine or a server (djinn doctor --help)")
@@ -89,8 +101,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         with connect(args.server, timeout=60.0, keys=args.keys) as client:
             events = client.timeline()
-        args.out.write_text(json.dumps(events))
-        print(f"{args.out}: {len(events['traceEvents'])} events; open it in chrome://tracing or ui.perfetto.dev")
+        print(written(events, args.out))
     except DjinnError as error:
         print(f"djinn: {error}", file=sys.stderr)
         return 2

@@ -50,7 +50,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "commands": {"errors"},
     "doctor": {"client", "edits", "errors", "launch", "model", "sizes", "wire", ""},
-    "cli": {"client", "commands", "doctor", "errors", "server", "sizes", "wire"},
+    "cli": {"client", "commands", "doctor", "errors", "server", "sizes", "wire", ""},
     "": {"client", "edits", "launch", "sampling"},
 }
 LIBRARIES = {

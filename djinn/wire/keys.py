@@ -37,13 +37,23 @@ class KeyPair:
 def make_keys(folder: Path, names: Sequence[str]) -> list[Path]:
     """Make the server's keys in `folder` unless they are there, and one client's for each name; returns what to hand out.
 
-    Raises BadRequest for a name that is taken or cannot be a file's.
+    Raises BadRequest for a name that is taken or cannot be a file's, and where nothing can be written.
     """
-    for name in names:
+    for at, name in enumerate(names):
+        if name in names[:at]:
+            raise BadRequest(f"{name!r} is given twice: each client has a name of its own")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name) or name == CLIENTS:
             raise BadRequest(f"{name!r} cannot be a client's name: use letters, digits, - and _ (not {CLIENTS!r})")
         if (folder / CLIENTS / f"{name}.key").exists() or (folder / name).exists():
             raise BadRequest(f"{folder} has keys for {name!r} already: choose another name")
+    try:
+        _make_all(folder, names)
+    except OSError as error:
+        raise BadRequest(f"no keys can be made in {folder}: {error.filename}: {error.strerror}") from error
+    return [folder / name for name in names]
+
+
+def _make_all(folder: Path, names: Sequence[str]) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     (folder / CLIENTS).mkdir(mode=0o700, exist_ok=True)
     if not (folder / "server.key_secret").exists():
@@ -52,7 +62,6 @@ def make_keys(folder: Path, names: Sequence[str]) -> list[Path]:
         (folder / name).mkdir(mode=0o700)
         shutil.copyfile(folder / "server.key", folder / name / "server.key")
         _make("client", folder / CLIENTS / f"{name}.key", folder / name / "client.key_secret")
-    return [folder / name for name in names]
 
 
 def _make(what: str, public: Path, secret: Path) -> None:
