@@ -1,7 +1,8 @@
 """Edits of a paused activation, as data: they travel on the wire and are applied on the server. Pure.
 
 Every edit takes `positions`: token indices within the paused pass (negative from its end), all of them unless given.
-Vectors are numpy arrays or sequences of `hidden_size` numbers.
+A position given twice counts once. Vectors are `(hidden_size,)`: numpy arrays, tensors or sequences of numbers, and
+serve every position alike. An edit touches the pass that is paused, and none that follows.
 """
 
 from __future__ import annotations
@@ -62,11 +63,11 @@ class _WithVector(Edit, frozen=True):
 
 
 class Add(_WithVector, frozen=True, tag="add"):
-    """Add a steering vector."""
+    """Add a steering vector `(hidden_size,)`."""
 
 
 class Set(_WithVector, frozen=True, tag="set"):
-    """Replace the activation by a vector."""
+    """Replace the activation by a vector `(hidden_size,)`."""
 
 
 class Ablate(Edit, frozen=True, tag="ablate"):
@@ -76,7 +77,7 @@ class Ablate(Edit, frozen=True, tag="ablate"):
 
 
 class ProjectOut(_WithVector, frozen=True, tag="project_out"):
-    """Remove the activation's component along a direction."""
+    """Remove the activation's component along a direction `(hidden_size,)`, whose length does not count."""
 
 
 AnyEdit = Scale | Add | Set | Ablate | ProjectOut

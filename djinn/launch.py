@@ -24,7 +24,8 @@ def last_words(error: DjinnError) -> str:
 
 
 class LocalServer:
-    """A server process that dies with this one. `endpoint`: tcp://127.0.0.1:port; `pid`; `start_s`: seconds to accept."""
+    """A server process that dies with the thread that made it. `endpoint`: tcp://127.0.0.1:port; `pid`; `start_s`: seconds to
+    accept; `plan`: what its memory is for, as text (`client.server.plan` has the bytes)."""
 
     def __init__(self, arguments: list[str], start_timeout: float) -> None:
         command = [
@@ -83,7 +84,7 @@ class LocalServer:
         return ServerGone(f"the server did not start (exit code {self._process.returncode}): {' | '.join(words)}")
 
     def stop(self, timeout: float = 120.0) -> None:
-        """End the process: asked first, so that it drains; killed after `timeout` seconds."""
+        """End the process: asked first, so that it drains; killed after `timeout` seconds. Once more does nothing."""
         self._process.terminate()
         try:
             self._process.wait(timeout)

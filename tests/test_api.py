@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from small_models import save_llama
+from transformers import AutoModelForCausalLM
 
 import djinn
 from djinn import errors
@@ -101,6 +103,43 @@ def test_an_example_of_the_reference_runs(small, code):
     names = {"djinn": djinn, "client": small, "ids": [504, 3575, 282, 4649, 314]}
     exec(code, names | {"more_ids": [1, 2, 3]})
     assert small.stats()["bytes"]["device_bytes"] == before, "an example closes its sessions"
+
+
+def test_layers_are_counted_as_the_reference_says(small, folder):
+    """From 1, in transformers' order; the last has not gone through the final norm."""
+    ids, depth = [504, 3575, 282, 4649, 314], small.server.depth
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    with torch.inference_mode():
+        states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+    session = small.open()
+    checkpoints, _ = session.prefill(ids, checkpoint_at=range(1, depth + 1))
+    for layer in range(1, depth):
+        assert np.allclose(checkpoints[layer].activation(), states[layer], atol=1e-5)
+    last = torch.from_numpy(checkpoints[depth].activation())
+    with torch.inference_mode():
+        assert np.allclose(model.model.norm(last), states[depth], atol=1e-5) and not np.allclose(last, states[depth])
+    session.close()
+
+
+def test_the_logits_that_come_chose_the_last_token(client, prompt):
+    session = client.open()
+    out = session.prefill(prompt, max_new_tokens=3)
+    assert out.logits.argmax() == out.tokens[-1]
+    stopped = client.open()
+    met = stopped.prefill(prompt, max_new_tokens=3, break_at=2, break_token=3, stop_tokens=[out.tokens[0]])
+    assert isinstance(met, djinn.Out) and met.tokens.tolist() == [out.tokens[0]]
+    session.close()
+    stopped.close()
+
+
+@pytest.mark.parametrize("end", [djinn.Session.cancel, djinn.Session.close])
+def test_what_is_under_way_when_its_session_ends_says_so(client, prompt, end):
+    session = client.open()
+    stream = session.prefill(prompt, max_new_tokens=150, stream=True)
+    next(stream)
+    end(session)
+    with pytest.raises(errors.IllegalMove, match="the session was cancelled"):
+        stream.result()
 
 
 @pytest.mark.parametrize(("name", "text"), [("docs/api.md", API), ("README.md", (ROOT / "README.md").read_text())])

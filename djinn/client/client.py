@@ -39,7 +39,10 @@ class Client:
             raise
 
     def open(self) -> Session:
-        """A new session, idle and empty: it takes memory with its first prefill."""
+        """A new session, idle and empty: it takes memory with its first prefill.
+
+        Raises LimitReached where there are as many as the server allows, and Draining when it is shutting down.
+        """
         return Session(self.connection, self.connection.ask(m.Open()).body.session, self.server.max_tokens)
 
     @property

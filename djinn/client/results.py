@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Out:
-    """tokens: int64, the new ones only. logits: float32 `(vocabulary,)` of the last position computed, or
-    `(positions, vocabulary)` with `logits="all"`, or None. stamps: monotonic ns, the server's (accepted, ready,
-    first_layer, logits, resident, done) and the client's (client_called, client_received)."""
+    """tokens: int64 `(n,)`, the new ones only. logits: float32 `(vocabulary,)` of the last position computed (those that
+    chose `tokens[-1]`, where there is one), or `(positions, vocabulary)` with `logits="all"`, or None.
+    stamps: monotonic ns, the server's (accepted, ready, first_layer, logits, resident, done) and the client's
+    (client_called, client_received)."""
 
     tokens: np.ndarray
     logits: np.ndarray | None
@@ -27,18 +28,21 @@ class Out:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A layer of a pass that ran on; `session.resume(checkpoint)` rewinds to it, as often as you like."""
+    """A layer of a pass that ran on; `session.resume(checkpoint)` rewinds to it, as often as you like. layer: from 1."""
 
     session: Session
     name: str
     layer: int
 
     def activation(self, out: np.ndarray | None = None) -> np.ndarray:
-        """The hidden state after `layer` layers, float32 `(1, tokens, hidden)`; fetched when called.
+        """The hidden state after `layer` layers, float32 `(1, tokens, hidden)`, a copy; fetched when called.
+
+        It is the residual stream behind that layer; behind the last it has not gone through the model's final norm.
 
         out: an array of that shape and dtype to write it to, which is returned: one that is used again and again saves finding
         fresh memory each time, a sixth of what a state of 2,048 tokens by 5,120 takes.
-        Raises BadRequest when the pause is over, the checkpoint was discarded, or `out` cannot hold it.
+        Raises BadRequest when the pause is over, the checkpoint was discarded, or `out` cannot hold it, IllegalMove while a
+        request of the session is under way, NoSuchSession after its end, StorageError and StateRefused where its file fails.
         """
         reply = self.session.connection.ask(m.FetchActivation(session=self.session.id, name=self.name))
         return widened(reply.arrays[0], reply.body.dtype, out)
@@ -53,7 +57,8 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Pause(Checkpoint):
-    """The forward stands after `layer` layers. tokens: sampled in this call. rows: tokens of the stopped pass."""
+    """The forward stands after `layer` layers. tokens: int64 `(n,)`, chosen in this call; the last of them is the stopped
+    pass's input, where it stopped in decode. rows: tokens of the stopped pass."""
 
     rows: int
     tokens: np.ndarray

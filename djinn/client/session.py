@@ -27,9 +27,13 @@ class Session:
 
     The calls that compute share these keywords:
     max_new_tokens: tokens to choose. break_at=L: stop after L layers (1..num_layers) and return a Pause, in the pass at
-    hand; with break_token=k in the pass whose input is the k-th new token. logits: of the last position, of all that the
-    call computes, or none. stop_tokens: ids that end the call, kept in its tokens. sampling: from this call on, with its
-    seed; None goes on with the session's (greedy at first). wait=False returns a Pending at once, stream=True a Stream.
+    hand; with break_token=k in the pass whose input is the k-th new token (an Out, where a stop token is met before it).
+    logits: float32, `(vocabulary,)` of the last position computed ("last": those that chose `tokens[-1]`, where any token
+    was), `(positions, vocabulary)` of all that the call computes ("all"), or None ("none"). stop_tokens: ids that end the
+    call, kept in its tokens. sampling: from this call on, with its seed; None goes on with the session's (greedy at
+    first). wait=False returns a Pending at once, stream=True a Stream.
+    They raise BadRequest, IllegalMove, OutOfMemory, NotFinite, NoSuchSession, LimitReached (requests under way), Draining,
+    StateRefused and StorageError (of a session that came back from its file), and ServerGone.
     """
 
     def __init__(self, connection: Connection, key: str, max_tokens: int | None = None) -> None:
@@ -80,7 +84,10 @@ class Session:
         wait: bool = True,
         stream: bool = False,
     ) -> Any:
-        """Go on, with more input or none: a Pause or an Out. A paused session finishes its pass first, unedited."""
+        """Go on, with more input, integers `(n,)` or `(1, n)`, or none: a Pause or an Out. A paused session finishes its
+        pass first, unedited. Raises BadRequest, OutOfMemory, NotFinite, and IllegalMove where the session holds nothing to
+        go on from or a request of it is under way.
+        """
         body = m.Generate(
             session=self.id,
             max_new_tokens=max_new_tokens,
@@ -143,15 +150,23 @@ class Session:
         return Session(self.connection, self.connection.ask(m.Fork(session=self.id)).body.session, self._max_tokens)
 
     def park(self, *, durable: bool = False) -> None:
-        """Move to IO_WAIT: the session's memory may be taken, and its eviction starts at once."""
+        """Move to IO_WAIT: the session's memory may be taken, and its eviction starts at once.
+
+        durable: return when it is in a file of the server's `state_dir`, from which it comes back after a crash.
+        Raises IllegalMove while a request of it is under way, and NoSuchSession; durable also BadRequest where the server
+        has no `state_dir`, OutOfMemory where the file has no room, and StorageError: it is parked all the same.
+        """
         self.connection.ask(m.Park(session=self.id, durable=durable))
 
     def cancel(self) -> None:
-        """End it, whatever it does; a pass that runs is the last."""
+        """End it, whatever it does; a pass that runs is the last. A call under way raises IllegalMove, "was cancelled".
+
+        Raises NoSuchSession where it has ended already.
+        """
         self.connection.ask(m.Cancel(session=self.id))
 
     def close(self) -> None:
-        """End it and give its memory back. Closing what has ended does nothing."""
+        """End it and give its memory back. Closing what has ended does nothing; a call under way raises as by cancel()."""
         self.connection.ask(m.Close(session=self.id))
 
     @property
@@ -160,7 +175,10 @@ class Session:
         return self.history()[0]
 
     def history(self) -> tuple[str, tuple[tuple[str, int], ...]]:
-        """(state, moves): the last 64 moves as (state, the server's monotonic ns)."""
+        """(state, moves): the last 64 moves as (state, the server's monotonic ns), after its end too.
+
+        Raises NoSuchSession where it is not one of this client's, or ended long ago.
+        """
         body = self.connection.ask(m.Describe(session=self.id)).body
         return body.state, body.history
 
@@ -171,18 +189,21 @@ class Session:
 
     @property
     def pause(self) -> Pause | None:
-        """The pause at which it stands now; `tokens` and `stamps` of the call that made it are not known any more."""
+        """The pause at which it stands now; `tokens` and `stamps` of the call that made it are not known any more.
+
+        None where it stands at none. Raises NoSuchSession after its end.
+        """
         kept = self.look().pause
         return None if kept is None else Pause(self, kept.name, kept.layer, kept.rows, np.zeros(0, np.int64))
 
     @property
     def checkpoints(self) -> dict[int, Checkpoint]:
-        """What can be rewound to now, by layer."""
+        """What can be rewound to now, by layer. Raises NoSuchSession after its end."""
         return {kept.layer: Checkpoint(self, kept.name, kept.layer) for kept in self.look().checkpoints}
 
     @property
     def token_ids(self) -> np.ndarray:
-        """All tokens that it holds now, given and chosen, int64 `(n,)`."""
+        """All tokens that it holds now, given and chosen, int64 `(n,)`. Raises NoSuchSession after its end."""
         return np.array(self.look().token_ids, dtype=np.int64)
 
     def look(self) -> m.Attached:
