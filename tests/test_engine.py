@@ -232,7 +232,7 @@ def test_who_reads_a_session_that_a_copy_breaks_is_told_that(engine, prompt):
         engine.activation(session, session.pause.name, answers.put)
         session.residence.body.moving = None
         engine.pager._ends.fail(session.residence, ServerFault("the copy engine is on fire"))
-        engine.pager._ends.let_read()
+        engine.pager._ends.readers.call()
     fault = answers.get(timeout=30)
     assert isinstance(fault, ServerFault)
     assert "on fire" in str(fault)

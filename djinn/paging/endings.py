@@ -9,27 +9,27 @@ import errno
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from djinn.errors import DjinnError, IllegalMove, OutOfMemory, ServerFault, StateRefused, StorageError
 from djinn.paging import saves, spills
 from djinn.paging.bell import Bell
 from djinn.paging.ledger import Ledger
+from djinn.paging.readers import Readers
 from djinn.paging.residence import Body, Request, Residence, Saving
 from djinn.paging.transfers import Transfer
 from djinn.states import END, State
 from djinn.tiers.disk import Disk
 
 log = logging.getLogger(__name__)
-Reader = Callable[[DjinnError | None], None]  # the bytes can be read now, or why they never can
 
 
 class Endings:
     def __init__(self, book: Ledger, disk: Disk | None, lock: Bell) -> None:
         self.book, self.disk, self.lock = book, disk, lock
         self.moved: Counter[str] = Counter()  # bytes and times, by kind
-        self.readers: list[tuple[Residence, Reader]] = []  # of sessions that are on the disk, or moved
+        self.readers = Readers()
 
     def let_in(self, request: Request) -> None:
         """Under the lock: the session is READY (a new one stays QUEUED until it runs)."""
@@ -44,30 +44,6 @@ class Endings:
             residence.stamps["resident"] = now
             residence.arrived()
             residence.gates = {}
-
-    def let_read(self) -> None:
-        """Under the lock: call the readers whose sessions' bytes can be read now, or never."""
-        waiting = []
-        for residence, read in self.readers:
-            body = residence.body
-            on_disk = body.disk_bytes and body.moving != "spill"
-            if not residence.released and (on_disk or body.moving == "across"):
-                waiting.append((residence, read))
-            else:
-                residence.read = False
-                read(None)
-        self.readers = waiting
-        for residence, _ in waiting:
-            residence.read = True
-
-    def refuse_readers(self, body: Body, error: DjinnError) -> None:
-        """Under the lock: the bytes could not be read back."""
-        refused = [read for residence, read in self.readers if residence.body is body]
-        self.readers = [(residence, read) for residence, read in self.readers if residence.body is not body]
-        for sharer in body.sharers:
-            sharer.read = sharer.intended = False  # nobody tries again unasked
-        for read in refused:
-            read(error)
 
     # -- called when a copy has completed, or failed, on a stream's thread ------------------------------------
 
@@ -108,7 +84,7 @@ class Endings:
         if transfer.cancel and waits:
             transfer.cancel()
             self.refuse(residence, StorageError(f"{said}. The session is in host memory as before: ask again"))
-            self.let_read()
+            self.readers.call()
         else:
             self.fail(residence, ServerFault(said))
             self._end(transfer, ())
@@ -128,7 +104,7 @@ class Endings:
                 return
             log.error("copying %s off the device failed: it stays there", residence.key[:8], exc_info=problem)
             transfer.cancel()
-            self.let_read()
+            self.readers.call()
             self.lock.notify_all()
 
     def _end(self, transfer: Transfer, counted: tuple[str, ...]) -> None:
@@ -136,7 +112,7 @@ class Endings:
         for what in counted:
             self.moved[what] += transfer.nbytes
         transfer.end()
-        self.let_read()
+        self.readers.call()
 
     # -- called when a file has been written or read, on its thread --------------------------------------------
 
@@ -157,7 +133,7 @@ class Endings:
             else:
                 spills.end_fetch(self.book, body)
             self.forget_file(body)
-            self.let_read()
+            self.readers.call()
             self.lock.notify_all()
 
     def _did_not_come(self, body: Body, problem: Exception) -> None:
@@ -167,7 +143,7 @@ class Endings:
         error = problem
         if not damaged:
             error = StorageError(f"the session's file could not be read: {problem}. It stays on the disk: ask again")
-        self.refuse_readers(body, error)
+        self.readers.refuse(body, error)
         for residence in list(body.sharers):
             if damaged:
                 saves.forget(self.book, residence)

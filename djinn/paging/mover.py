@@ -160,7 +160,7 @@ class Mover:
                 saving.then(error)
             case RefuseRead(body=body, error=error):
                 with self.lock:
-                    self._ends.refuse_readers(body, error)
+                    self._ends.readers.refuse(body, error)
 
     def _queue_fetch(self, body: Body) -> None:
         pages = self.layout.host_pages(body)

@@ -12,10 +12,11 @@ from typing import Any
 from djinn.errors import Draining, IllegalMove
 from djinn.paging import saves, victims
 from djinn.paging.bell import Bell
-from djinn.paging.endings import Endings, Reader
+from djinn.paging.endings import Endings
 from djinn.paging.layout import Layout
 from djinn.paging.ledger import Ledger
 from djinn.paging.mover import DurableFiles, Mover, Written
+from djinn.paging.readers import Reader
 from djinn.paging.residence import Key, Request, Residence, Saved, Saving
 from djinn.sizes import KVShape
 from djinn.states import State
@@ -112,14 +113,14 @@ class Pager:
     def look(self, residence: Residence, read: Reader = lambda problem: None) -> None:
         """Somebody looks at the session: a resume is likely, so it is brought back where there is room anyway.
 
-        `read(None)` is called once its bytes lie still in memory: now, unless they are on the disk or being moved;
-        `read(error)` where they cannot be read back.
+        `read(None)` is called once its bytes lie still in memory: now, unless they are on the disk or being moved, or some are
+        on the device alone, which is given the rest still; `read(error)` where they cannot be read back.
         """
         with self.lock:
             residence.intended = True
             self.book.newest = next(self._numbers)
-            self._ends.readers.append((residence, read))
-            self._ends.let_read()
+            self._ends.readers.add(residence, read)
+            self._ends.readers.call()
             self.lock.notify_all()
 
     def written(self, residence: Residence, key: Key, live: int) -> None:
@@ -154,7 +155,7 @@ class Pager:
             request = residence.waiting
             self.book.release(residence)
             self._ends.forget_file(residence.body)
-            self._ends.let_read()
+            self._ends.readers.call()
             saving = residence.saving
             if saving and not saving.begun:
                 saves.withdraw(self.book, saving)

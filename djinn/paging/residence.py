@@ -76,6 +76,13 @@ class Body:
     def has_host_copy(self) -> bool:
         return any(part.host for part in self.parts.values())
 
+    @property
+    def readable(self) -> bool:
+        """Whether every live byte lies still in memory: where `here` says, or in the host pool while it leaves or comes back."""
+        if self.moving == "in":  # paused again before it is back, what it wrote there is at first nowhere else
+            return all(part.clean >= part.live for part in self.parts.values())
+        return self.moving != "across" and (not self.disk_bytes or self.moving == "spill")
+
     def put(self, part: Part, extent: Extent) -> None:
         """Where the part lies on the device from now on."""
         self.device_bytes += extent.size - (part.device.size if part.device else 0)

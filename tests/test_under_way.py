@@ -1,0 +1,91 @@
+"""What is asked of a session while its bytes are under way: read, discarded, forked, refused, or lost with the copy."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+
+import pytest
+import torch
+from asking import WAIT_S, ask, quiet, small_engine, submit, until
+from fault_steps import on_host, paused, spilled
+from held import held
+
+from djinn.engine.engine import Engine
+from djinn.engine.session import Session
+from djinn.errors import ServerFault
+from djinn.states import State
+
+PROMPT = tuple((7 * i * i + 3) % 509 for i in range(100))
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    with small_engine("--threads", "1", disk=10**7) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def all_is_given_back(engine) -> Iterator[None]:
+    yield
+    for key in list(engine.sessions):
+        engine.close(key)
+    quiet(engine)
+    book = engine.pager.book
+    until(lambda: book.free == (book.device.capacity, book.host.capacity, book.disk_capacity))
+
+
+def look(engine: Engine, session: Session, name: str | None = None) -> queue.SimpleQueue:
+    """Where the hidden state will come."""
+    told: queue.SimpleQueue = queue.SimpleQueue()
+    engine.activation(session, name or session.pause.name, told.put)
+    return told
+
+
+# -- read ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tokens", [100, 20], ids=["being written through", "never written through"])
+def test_a_pause_made_before_all_was_back_is_read_to_the_bit(engine, tokens):
+    """Its hidden state is on the device alone, which does not hold all of the session yet."""
+    ask(engine, alone := engine.open(), ids=PROMPT[:tokens], break_at=6)
+    expected = look(engine, alone).get(timeout=WAIT_S)
+    session = engine.open()
+    ask(engine, session, ids=PROMPT[:tokens], break_at=4)
+    on_host(engine, session)
+    with held("restore", behind=1) as back, held("write through"):
+        ask(engine, session, resume_from=session.pause, break_at=6)
+        told = look(engine, session)
+        assert told.empty()
+        back.set()
+        assert torch.equal(told.get(timeout=WAIT_S), expected)
+
+
+def test_who_is_on_its_way_back_is_read_at_once_from_the_host_pool(engine):
+    session = on_host(engine, paused(engine))
+    with held("restore"):
+        first = look(engine, session)
+        until(lambda: session.machine.state is State.RESTORING)
+        again = look(engine, session)
+        assert torch.equal(first.get(timeout=WAIT_S), again.get(timeout=WAIT_S))
+        assert session.machine.state is State.RESTORING
+
+
+def test_a_reader_that_breaks_is_told_and_harms_nobody_else(engine):
+    """Readers are called behind whatever copy ends next, which may be a stranger's."""
+    session, stranger, told = paused(engine), engine.open(), queue.SimpleQueue()
+    ask(engine, stranger, ids=PROMPT, max_new_tokens=2)  # it has a tail to copy
+
+    def read(problem) -> None:
+        told.put(problem)
+        if problem is None:
+            raise KeyError("a defect")
+
+    with engine.lock:
+        session.residence.body.moving = "across"
+        engine.pager.look(session.residence, read)
+        others = look(engine, session)
+        session.residence.body.moving = None
+    on_host(engine, stranger)
+    assert told.get(timeout=WAIT_S) is None and isinstance(told.get(timeout=WAIT_S), ServerFault)
+    assert torch.is_tensor(others.get(timeout=WAIT_S)), "the next in the list"
