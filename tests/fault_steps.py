@@ -46,7 +46,12 @@ def on_host(engine: Engine, session: Session) -> Session:
 
 
 def spilled(engine: Engine) -> Session:
-    session, pager = on_host(engine, paused(engine)), engine.pager
+    return spill(engine, paused(engine))
+
+
+def spill(engine: Engine, session: Session) -> Session:
+    pager = engine.pager
+    on_host(engine, session)
     with engine.lock:
         body = spills.begin_spill(pager.book, session.residence)
         pages = pager.layout.host_pages(body)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Iterator
 
 import pytest
 import torch
-from asking import WAIT_S, ask, quiet, small_engine, submit, until
-from fault_steps import on_host, paused, spilled
+from asking import WAIT_S, ask, quiet, small_engine, until
+from fault_steps import on_host, paused, spill
 from held import held
 
 from djinn.engine.engine import Engine
 from djinn.engine.session import Session
-from djinn.errors import ServerFault
+from djinn.errors import BadRequest, ServerFault
 from djinn.states import State
+from djinn.tiers.disk import Disk
 
 PROMPT = tuple((7 * i * i + 3) % 509 for i in range(100))
 
@@ -89,3 +91,25 @@ def test_a_reader_that_breaks_is_told_and_harms_nobody_else(engine):
     on_host(engine, stranger)
     assert told.get(timeout=WAIT_S) is None and isinstance(told.get(timeout=WAIT_S), ServerFault)
     assert torch.is_tensor(others.get(timeout=WAIT_S)), "the next in the list"
+
+
+def test_what_is_discarded_before_it_could_be_read_is_told_and_harms_nobody(engine, monkeypatch):
+    """Another connection of the same owner may discard what this one waits to read off the disk."""
+    session = engine.open()
+    ask(engine, session, ids=PROMPT, checkpoint_at=(2, 5))
+    spill(engine, session)
+    gate, read = threading.Event(), Disk._read
+
+    def late(path, pages) -> None:
+        gate.wait(WAIT_S)
+        read(path, pages)
+
+    monkeypatch.setattr(Disk, "_read", staticmethod(late))
+    first, other = session.checkpoints
+    told, others = look(engine, session, first), look(engine, session, other)
+    engine.discard(session, first)
+    gate.set()
+    refused = told.get(timeout=WAIT_S)
+    assert isinstance(refused, BadRequest) and "nothing is kept there any more" in str(refused)
+    assert torch.is_tensor(others.get(timeout=WAIT_S))
+    assert ask(engine, session, max_new_tokens=1).tokens

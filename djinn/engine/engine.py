@@ -32,6 +32,7 @@ from djinn.states import END, Machine, State
 from djinn.timeline import Span
 
 REMEMBERED = 1000  # ended sessions whose end can still be told
+NOT_KEPT = "nothing is kept there any more: the pause is over, or the checkpoint was discarded"
 
 
 class Engine:
@@ -128,7 +129,7 @@ class Engine:
             self._check_stands(session)
             checkpoint = session.kept().get(name)
             if checkpoint is None:
-                raise BadRequest("nothing is kept there any more: the pause is over, or the checkpoint was discarded")
+                raise BadRequest(NOT_KEPT)
 
             def read(problem: DjinnError | None) -> None:
                 if problem:
@@ -137,6 +138,9 @@ class Engine:
                 if session.residence.released:
                     over = IllegalMove(f"the session was {session.machine.state} before its activation was read")
                     give(session.residence.lost or over)  # where a copy broke it, that is what is told
+                    return
+                if name not in session.kept():  # discarded while it was waited for
+                    give(BadRequest(NOT_KEPT))
                     return
                 hidden = self.pager.layout.hidden_wherever(session.residence, name, len(checkpoint.ids))
                 give(self.side.copy(hidden))
@@ -150,7 +154,7 @@ class Engine:
             if session.pause and session.pause.name == name:
                 raise BadRequest("the session stands at this pause and needs its state: resume() it, or cancel()")
             if session.checkpoints.pop(name, None) is None:
-                raise BadRequest("nothing is kept there any more: the pause is over, or the checkpoint was discarded")
+                raise BadRequest(NOT_KEPT)
             give_back(self.pager, session)
 
     def park(self, session: Session) -> None:
