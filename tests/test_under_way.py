@@ -8,12 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from asking import WAIT_S, ask, quiet, small_engine, until
+from asking import WAIT_S, ask, quiet, small_engine, submit, until
 from fault_steps import on_host, paused, spill
 from held import held
 
+from djinn.edits import Scale
 from djinn.engine.engine import Engine
-from djinn.engine.session import Session
+from djinn.engine.session import Outcome, Session
 from djinn.errors import BadRequest, ServerFault
 from djinn.states import State
 from djinn.tiers.disk import Disk
@@ -113,3 +114,25 @@ def test_what_is_discarded_before_it_could_be_read_is_told_and_harms_nobody(engi
     assert isinstance(refused, BadRequest) and "nothing is kept there any more" in str(refused)
     assert torch.is_tensor(others.get(timeout=WAIT_S))
     assert ask(engine, session, max_new_tokens=1).tokens
+
+
+# -- forked ----------------------------------------------------------------------------------------------------
+
+
+def test_the_last_of_the_forks_waits_until_the_others_copy_has_read_what_they_shared(engine):
+    """Alone on these bytes it has all that it needs, and what it writes there would go into the other's."""
+    ask(engine, alone := engine.open(), ids=PROMPT, checkpoint_at=(2,), max_new_tokens=8)
+    expected = ask(engine, alone, max_new_tokens=4)
+    session = engine.open()
+    ask(engine, session, ids=PROMPT, checkpoint_at=(2,), max_new_tokens=8)
+    fork = engine.fork(session)
+    with held("grow") as grown:
+        goes_on = submit(engine, fork, max_new_tokens=4)
+        until(lambda: fork.residence.body is not session.residence.body)
+        (checkpoint,) = session.checkpoints.values()
+        back = submit(engine, session, resume_from=checkpoint, rewind=True, edits=(Scale(0.5),), max_new_tokens=3)
+        assert session.residence.waiting and not session.residence.granted
+        grown.set()
+        found = goes_on.get(timeout=WAIT_S)
+        assert isinstance(back.get(timeout=WAIT_S), Outcome)
+    assert found.tokens == expected.tokens and torch.equal(found.logits, expected.logits)

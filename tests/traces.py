@@ -72,15 +72,17 @@ class World:
         self.mover.counts["opened"] += 1
 
     def ask(self, a: int, b: int) -> None:
-        """A prompt or a resume: room for some more tokens in every layer, and for a pause's hidden state."""
+        """A prompt or a resume: room for some more tokens in every layer, and for a pause's hidden state; or a rewind."""
         residence = self._pick(self._stopped(), a)
         if residence is None:
             return
         truth = self.memory.truth[residence.key]
         longest = max((len(truth.get(layer, b"")) for layer in range(LAYERS)), default=0)
-        need = dict.fromkeys(range(LAYERS), longest + TOKEN * (1 + b % 20))
+        rewinds = bool(longest and not b % 8)  # then it may have all that it needs where it lies
+        need = dict.fromkeys(range(LAYERS), longest if rewinds else longest + TOKEN * (1 + b % 20))
         self.number += 1
-        need[f"pause-{self.number}"] = ROW * (1 + b % 6)
+        if not rewinds:
+            need[f"pause-{self.number}"] = ROW * (1 + b % 6)
         fresh = not residence.body.live_bytes
         if fresh and residence.machine.state is State.IDLE:
             residence.machine.move(State.QUEUED)
@@ -96,7 +98,7 @@ class World:
         residence, request = self.book.residences[key], self.mover.running[key]
         layer, truth = b % LAYERS, self.memory.truth[key]
         part, have = residence.body.parts[layer], truth.get(layer, b"")
-        if b % 7 == 0 and have:
+        if (b % 7 == 0 or len(request.need) == LAYERS) and have:
             have = have[: len(have) // 2 // TOKEN * TOKEN]
             self.book.set_live(residence, layer, len(have))
             self.mover.counts["rewound"] += 1
@@ -116,17 +118,18 @@ class World:
         for layer in range(LAYERS if b % 5 else 0):
             self.write(sorted(self.mover.running).index(key), layer + LAYERS * (b % 50))
         residence, request = self.book.residences[key], self.mover.running.pop(key)
-        name = next(k for k in request.need if isinstance(k, str))
+        name = next((k for k in request.need if isinstance(k, str)), None)
+        pauses = bool(name and b % 2)
         for old in [k for k in self.memory.truth[key] if isinstance(k, str)]:
             self.book.drop(residence, old)
             del self.memory.truth[key][old]
-        if b % 2:
+        if pauses:
             self.memory.truth[key][name] = bytes([b % 199]) * request.need[name]
             self.memory.put("device", residence.body.parts[name].device.start, self.memory.truth[key][name])
             self.book.set_live(residence, name, request.need[name])
-        else:
+        elif name:
             self.book.drop(residence, name)
-        residence.machine.move(State.PAUSED if b % 2 else State.IDLE)
+        residence.machine.move(State.PAUSED if pauses else State.IDLE)
         self.book.stopped(residence)
         self.mover.counts["stopped"] += 1
 

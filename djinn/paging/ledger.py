@@ -62,9 +62,9 @@ class Ledger:
         self.changed(request.residence)
 
     def holds(self, request: Request) -> bool:
-        """Whether all that it needs is on the device, for it alone."""
+        """Whether all that it needs is on the device, for it alone: no copy of a fork that has left reads there still."""
         body = request.residence.body
-        return body.here and body.moving != "across" and not self.missing(request)
+        return body.here and body.moving != "across" and not body.leaving and not self.missing(request)
 
     def whole(self, request: Request) -> dict[Key, int]:
         """The need, and whatever else of the session is alive: it moves as a whole."""

@@ -51,7 +51,7 @@ class Body:
     here: bool = False  # the device holds every live byte
     moving: Moving | None = None  # what changes its place now
     pins: int = 0  # copies under way that read or write it: it may not be freed
-    leaving: int = 0  # of these, copies that a fork makes of it to run on by itself: it may not be moved
+    leaving: int = 0  # of these, copies that a fork makes of it to run on by itself: it may not be moved, nor written
     # Copying it off the device failed: tried again for requests behind this number, or when it is parked anew.
     stays: int = -1
     epoch: int = 0  # counts rewinds, after which a copy queued before says nothing
