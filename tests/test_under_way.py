@@ -10,16 +10,20 @@ import pytest
 import torch
 from asking import WAIT_S, ask, quiet, small_engine, submit, until
 from fault_steps import on_host, paused, spill
+from faults import breaking
 from held import held
 
 from djinn.edits import Scale
 from djinn.engine.engine import Engine
 from djinn.engine.session import Outcome, Session
-from djinn.errors import BadRequest, ServerFault
+from djinn.errors import BadRequest, IllegalMove, ServerFault
+from djinn.paging import placements
+from djinn.paging.decisions import Move
 from djinn.states import State
 from djinn.tiers.disk import Disk
 
 PROMPT = tuple((7 * i * i + 3) % 509 for i in range(100))
+COPY_IN_FAILS = breaking("carry_out", "copy in")
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +140,38 @@ def test_the_last_of_the_forks_waits_until_the_others_copy_has_read_what_they_sh
         found = goes_on.get(timeout=WAIT_S)
         assert isinstance(back.get(timeout=WAIT_S), Outcome)
     assert found.tokens == expected.tokens and torch.equal(found.logits, expected.logits)
+
+
+# -- lost with the copy ----------------------------------------------------------------------------------------
+
+
+def lost(engine: Engine, *sessions: Session) -> None:
+    for one in sessions:
+        until(lambda one=one: one.machine.state is State.FAILED)
+        with pytest.raises(IllegalMove, match="the copy engine is on fire"):
+            engine.park(one)
+
+
+def test_forks_of_one_that_does_not_come_back_are_lost_with_it(engine):
+    """Paused again with its hidden state alone, then forked: the rest, which both stand on, never comes."""
+    session = on_host(engine, paused(engine))
+    with held("restore", behind=1) as back:
+        ask(engine, session, resume_from=session.pause, break_at=6)
+        fork = engine.fork(session)
+        with COPY_IN_FAILS(engine, session):
+            back.set()
+            lost(engine, session, fork)
+
+
+def test_forks_that_a_copy_on_the_device_breaks_are_all_lost(engine):
+    """Holes are pushed together: forks that stand move as one."""
+    under = paused(engine)
+    session = paused(engine)
+    engine.close(under.key)
+    fork, mover = engine.fork(session), engine.pager._mover
+    with COPY_IN_FAILS(engine, session):
+        with engine.lock:
+            step = Move(placements.begin_compact(engine.pager.book, session.residence), session.residence)
+            mover._begin(step)
+            mover._carry_out(step)
+        lost(engine, session, fork)

@@ -49,12 +49,12 @@ class Endings:
 
     @contextmanager
     def _telling(self, residence: Residence) -> Iterator[None]:
-        """Under the lock. A defect here fails the session that the copy was for, or who waits for it would wait for ever."""
+        """Under the lock. A defect here fails who the copy was for, or who waits for that would wait for ever."""
         with self.lock:
             try:
                 yield
             except Exception as error:
-                self.fail(residence, ServerFault(f"paging failed: {type(error).__name__}: {error}"))
+                self._fail_all(residence, ServerFault(f"paging failed: {type(error).__name__}: {error}"))
                 raise  # to be logged by the thread that called
 
     def first_is_here(self, transfer: Transfer, request: Request, problem: Exception | None) -> None:
@@ -86,7 +86,7 @@ class Endings:
             self.refuse(residence, StorageError(f"{said}. The session is in host memory as before: ask again"))
             self.readers.call()
         else:
-            self.fail(residence, ServerFault(said))
+            self._fail_all(residence, ServerFault(said))
             self._end(transfer, ())
         self.lock.notify_all()
 
@@ -178,6 +178,11 @@ class Endings:
         if request := residence.waiting:
             self.book.withdraw(request)
             request.then(error)
+
+    def _fail_all(self, residence: Residence, error: DjinnError) -> None:
+        """Under the lock: with it go the forks that share its bytes."""
+        for sharer in list(residence.body.sharers):
+            self.fail(sharer, error)
 
     def fail(self, residence: Residence | None, error: DjinnError) -> None:
         """What cannot go on is failed by name; nobody else is harmed. One that runs fails at a gate, or when its run ends."""
