@@ -314,6 +314,46 @@ def test_a_request_larger_than_the_arena_is_refused_with_the_numbers():
     assert "320 B" in str(step.error)
 
 
+def coming_back(book: Ledger) -> tuple[Residence, Transfer]:
+    """Somebody looks at one in the host pool, of two parts of two units each: it is on its way."""
+    residence = Residence("looked at", Machine(State.HOST))
+    book.open(residence)
+    size = 2 * UNIT
+    for key in range(2):
+        residence.body.parts[key] = Part(live=size, clean=size, issued=size, host=book.host.take_scattered(size))
+    residence.intended = True
+    step = policy.next_step(book)
+    assert isinstance(step, decisions.Move) and residence.machine.state is State.RESTORING
+    return residence, step.transfer
+
+
+def test_who_is_wanted_larger_than_it_comes_back_may_leave_once_more_for_that():
+    """Parked, with nobody on its way back, it would have fitted too."""
+    book = Ledger(Extents(6 * UNIT, UNIT), Extents(4 * UNIT, UNIT))
+    residence, transfer = coming_back(book)
+    book.request(Request(residence, {0: 3 * UNIT, 1: 3 * UNIT}, 1, resumed=True))
+    transfer.end()
+    while not isinstance(step := policy.next_step(book), decisions.Grant):
+        assert isinstance(step, decisions.Move | decisions.Evicted), step
+        if isinstance(step, decisions.Move):
+            step.transfer.end()
+    assert step.request.residence is residence
+
+
+@pytest.mark.parametrize("units", [2, 3])
+def test_who_is_refused_when_it_is_back_may_leave_again(units):
+    """Before the policy was asked, or because there is no room: it is parked, not on its way for ever."""
+    book = Ledger(Extents(6 * UNIT, UNIT), Extents(4 * UNIT, UNIT))
+    residence, transfer = coming_back(book)
+    request = Request(residence, {0: units * UNIT, 1: units * UNIT}, 1, resumed=True)
+    book.request(request)
+    transfer.end()
+    book.withdraw(request)
+    assert residence.machine.state is State.IO_WAIT and residence.body.here
+    residence.intended = False
+    assert isinstance(policy.next_step(book), decisions.Evicted)
+
+
 def test_waste_of_sessions_that_grow_one_token_at_a_time():
     """Bytes that neither hold live tokens nor can be granted stay within 4 % of the arena, at 20 points of 10,000 steps."""
     layers, token, unit_tokens = 4, 8, 32

@@ -10,13 +10,13 @@ import pytest
 import torch
 from asking import WAIT_S, ask, quiet, small_engine, submit, until
 from fault_steps import on_host, paused, spill
-from faults import breaking
+from faults import breaking, taken
 from held import held
 
 from djinn.edits import Scale
 from djinn.engine.engine import Engine
 from djinn.engine.session import Outcome, Session
-from djinn.errors import BadRequest, IllegalMove, ServerFault
+from djinn.errors import BadRequest, IllegalMove, OutOfMemory, ServerFault
 from djinn.paging import placements
 from djinn.paging.decisions import Move
 from djinn.states import State
@@ -175,3 +175,20 @@ def test_forks_that_a_copy_on_the_device_breaks_are_all_lost(engine):
             mover._begin(step)
             mover._carry_out(step)
         lost(engine, session, fork)
+
+
+# -- refused ---------------------------------------------------------------------------------------------------
+
+
+def test_one_that_was_refused_while_it_came_back_can_be_parked(engine):
+    """Looked at and so fetched unasked, then resumed with more tokens than there is room for."""
+    session = on_host(engine, paused(engine))
+    with held("restore") as back:
+        look(engine, session)
+        until(lambda: session.machine.state is State.RESTORING)
+        told = submit(engine, session, resume_from=session.pause, max_new_tokens=120)
+        with taken(engine, "device"):
+            back.set()
+            assert isinstance(told.get(timeout=WAIT_S), OutOfMemory)
+    on_host(engine, session)
+    assert ask(engine, session, resume_from=session.pause, max_new_tokens=120).tokens

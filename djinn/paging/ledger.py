@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 
 from djinn.errors import IllegalMove
 from djinn.paging.residence import Body, Key, Part, Request, Residence, Saving
-from djinn.states import END
+from djinn.states import END, State
 from djinn.tiers.extents import Extent, Extents
 
 
@@ -51,8 +51,11 @@ class Ledger:
 
     def withdraw(self, request: Request) -> None:
         """Refused, granted or closed: it waits no longer."""
+        residence = request.residence
         self.waiting.remove(request)
-        request.residence.waiting = None
+        residence.waiting = None
+        if residence.machine.state is State.RESTORING and residence.body.here:
+            residence.machine.move(State.IO_WAIT)  # refused when it had just come back: it may leave again
 
     def let_in(self, request: Request) -> None:
         """The session may run: what it needs is on the device, or comes behind gates."""

@@ -72,8 +72,11 @@ def _end_place(book: Ledger, new: Body, old: Body, left: list[Extent]) -> None:
     book.device.give(*left)
     new.moving, new.here = None, True
     for residence in new.sharers:
-        if residence.machine.state is State.RESTORING and not residence.waiting:
-            residence.machine.move(State.IO_WAIT)  # it was brought unasked
+        runs_now = residence.waiting and book.holds(residence.waiting)
+        if residence.machine.state is State.RESTORING and not runs_now:
+            residence.machine.move(
+                State.IO_WAIT
+            )  # brought unasked, or to a place too small for what was asked meanwhile
     if new is not old:
         old.leaving -= 1
         book.unpin(new)
