@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from asking import submit, until
+from asking import WAIT_S, submit, until
 
 import djinn.server.build
 from djinn.engine.engine import Engine
@@ -194,6 +194,52 @@ def test_one_that_breaks_off_has_nothing_left_in_the_queue(engine, side, monkeyp
     refused = submit(engine, engine.open(), ids=prompts()[4]).get()
     assert isinstance(refused, ServerFault) and "made up" in str(refused)
     assert left[0].reached()
+
+
+def test_a_device_that_has_failed_is_told_to_everybody_who_asks(engine, side, monkeypatch):
+    """As CUDA does it: the pass was queued well, and from then on every question about the device raises. The thread that computes
+    goes on, or nobody would be answered any more."""
+    sessions = [engine.open() for _ in range(2)]
+    for session, prompt in zip(sessions, prompts(), strict=False):
+        submit(engine, session, ids=prompt).get()
+    run_rows = engine.scheduler.executor.run_rows
+
+    def broken(*args) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    def fails(*args, **more):
+        monkeypatch.setattr(side, "moment", broken)
+        for what in ("reached", "wait", "ns"):
+            monkeypatch.setattr(LateMoment, what, broken)
+        return run_rows(*args, **more)
+
+    monkeypatch.setattr(engine.scheduler.executor, "run_rows", fails)
+    for session in sessions:
+        refused = submit(engine, session, max_new_tokens=4).get(timeout=WAIT_S)
+        assert isinstance(refused, ServerFault) and "device-side assert" in str(refused)
+    assert not engine.busy()
+    monkeypatch.undo()
+    other = submit(engine, engine.open(), ids=prompts()[0], max_new_tokens=4).get(timeout=WAIT_S)
+    assert isinstance(other, Outcome), "the round's defect was left behind"
+
+
+def test_who_fails_in_a_round_has_nothing_left_in_the_queue(engine, side, monkeypatch):
+    """A defect in the scheduler itself, with a pass under way: its memory goes to others when that is over."""
+    session, left = engine.open(), []
+    submit(engine, session, ids=prompts()[2]).get()
+    run_ahead = engine.scheduler._run_ahead
+
+    def broken() -> bool:
+        if launches(engine):
+            left.append(side.moment())
+            raise ZeroDivisionError("made up")
+        return run_ahead()
+
+    monkeypatch.setattr(engine.scheduler, "ahead", True)
+    monkeypatch.setattr(engine.scheduler, "_run_ahead", broken)
+    refused = submit(engine, session, max_new_tokens=4).get(timeout=WAIT_S)
+    assert isinstance(refused, ServerFault) and "made up" in str(refused)
+    assert left[0].reached() and not launches(engine)
 
 
 def launches(engine):

@@ -80,6 +80,20 @@ class Scheduler:
         """Queue what is due and hand out what is there; returns the tasks that ended. `somebody_came`: whether a request
         waits that is not here yet.
         """
+        try:
+            self._play(somebody_came)
+        except Exception as error:  # of a device that has failed, as a rule: it raises whatever it is asked
+            log.exception("a round broke off")
+            # What had been queued is not known any more: all under way are told, and the thread that computes goes on.
+            self._broke_off([task for task in self.tasks if not task.over], error)
+            self._launches = Launches(self.side, self.timeline)
+        ended = [task for task in self.tasks if task.over]
+        self.turns.tasks = [task for task in self.tasks if not task.over]
+        for task in ended:
+            task.steps.close()  # of one that broke off: it leaves its session's lengths true
+        return ended
+
+    def _play(self, somebody_came: Callable[[], bool]) -> None:
         queued = False
         if self.spent >= self.together or not self.turns.first_of_the_others():
             here = self.turns.tokens_here()
@@ -100,11 +114,6 @@ class Scheduler:
         if self.ahead and not somebody_came():
             queued |= self._run_ahead()
         self._launches.settle(idle=not queued)
-        ended = [task for task in self.tasks if task.over]
-        self.turns.tasks = [task for task in self.tasks if not task.over]
-        for task in ended:
-            task.steps.close()  # of one that broke off: it leaves its session's lengths true
-        return ended
 
     def _run_rows(self, tasks: list[Task]) -> None:
         tasks.sort(key=lambda task: task.step.one.start)
