@@ -134,6 +134,7 @@ class Mover:
                 self.book.withdraw(request)
             case RefuseSave(saving=saving):
                 saves.withdraw(self.book, saving)
+                self.lock.notify_all()  # a drain that finds it being saved waits for the end of that
 
     def _carry_out(self, step: Step | Written) -> None:
         match step:

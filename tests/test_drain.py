@@ -1,0 +1,84 @@
+"""A server that is told to go: what runs ends, what stands is written, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import queue
+import threading
+
+from asking import WAIT_S, ask, small_engine, submit, until
+from fault_steps import on_host, paused
+from faults import taken
+from held import held
+
+from djinn.engine.drain import drain
+from djinn.engine.engine import Engine
+from djinn.errors import Draining, OutOfMemory
+from djinn.paging.decisions import RefuseSave
+from djinn.paging.mover import Mover
+from djinn.states import State
+
+PROMPT = tuple((7 * i * i + 3) % 509 for i in range(100))
+
+
+def draining(engine: Engine) -> threading.Thread:
+    engine.take_no_more()
+    thread = threading.Thread(target=drain, args=(engine, 0.1), daemon=True)
+    thread.start()
+    return thread
+
+
+def over(thread: threading.Thread) -> None:
+    thread.join(WAIT_S)
+    assert not thread.is_alive(), "it waits for ever"
+
+
+def test_a_refused_file_wakes_the_drain_that_waits_for_it(tmp_path, monkeypatch):
+    """A client parks durably just now: the drain looks, and looks again when that has ended, however."""
+    with small_engine("--threads", "1", "--state-dir", str(tmp_path), disk=100_000) as engine:  # too small for the file
+        session, told, looks = engine.open(), queue.SimpleQueue(), []
+        ask(engine, session, ids=PROMPT, max_new_tokens=2)  # it has a tail to copy
+        wait, begin = engine.lock.wait, Mover._begin
+
+        def noted(timeout: float | None = None) -> bool:
+            if threading.current_thread() is leaving:
+                looks.append(session.residence.saving)
+            return wait(timeout)
+
+        def behind_a_look(mover: Mover, step) -> None:
+            seen = len(looks)
+            engine.lock.notify_all()
+            while isinstance(step, RefuseSave) and seen and len(looks) == seen:
+                wait(0.01)  # the drain looks once more before the file is refused
+            begin(mover, step)
+
+        with held("evict") as away:
+            engine.park_durably(session, told.put)
+            until(lambda: session.machine.state is State.EVICTING)
+            with engine.lock:
+                leaving = draining(engine)
+                monkeypatch.setattr(engine.lock, "wait", noted)
+                monkeypatch.setattr(Mover, "_begin", behind_a_look)
+            until(lambda: looks)
+            away.set()
+            assert isinstance(told.get(timeout=WAIT_S), OutOfMemory)
+        over(leaving)
+
+
+def test_a_session_that_is_refused_as_the_server_goes_is_written(tmp_path):
+    """It was on its way back, and waits for more room than it comes back to."""
+    with small_engine("--threads", "1", "--state-dir", str(tmp_path), disk=None) as engine:
+        session = on_host(engine, paused(engine))
+        with held("restore") as back:
+            engine.activation(session, session.pause.name, lambda hidden: None)
+            until(lambda: session.machine.state is State.RESTORING)
+            told = submit(engine, session, resume_from=session.pause, max_new_tokens=120)
+            with taken(engine, "device"):
+                runs = engine.open().residence
+                runs.granted = True  # who may end, and make room
+                back.set()
+                until(session.residence.resident.is_set)
+                engine.hurry()
+                runs.granted = False
+        assert isinstance(told.get(timeout=WAIT_S), Draining)
+        over(draining(engine))
+        assert [path.stem for path in tmp_path.glob("*.safetensors")] == [session.key]
