@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import pytest
 from asking import WAIT_S, ask, small_engine, submit, until
 from fault_steps import on_host, paused
-from faults import taken
+from faults import patched, taken
 from held import held
 
 from djinn.engine.drain import drain
 from djinn.engine.engine import Engine
-from djinn.errors import Draining, OutOfMemory
+from djinn.errors import Draining, IllegalMove, OutOfMemory
 from djinn.paging.decisions import RefuseSave
 from djinn.paging.mover import Mover
 from djinn.states import State
@@ -82,3 +85,31 @@ def test_a_session_that_is_refused_as_the_server_goes_is_written(tmp_path):
         assert isinstance(told.get(timeout=WAIT_S), Draining)
         over(draining(engine))
         assert [path.stem for path in tmp_path.glob("*.safetensors")] == [session.key]
+
+
+@contextmanager
+def in_a_pass(engine: Engine) -> Iterator[threading.Event]:
+    """Passes over one token wait for the event."""
+    gate, run_rows = threading.Event(), engine.scheduler.executor.run_rows
+
+    def late(*args, **more):
+        gate.wait(WAIT_S)
+        return run_rows(*args, **more)
+
+    with patched(engine.scheduler.executor, "run_rows", late):
+        yield gate
+
+
+@pytest.mark.parametrize("state", [State.CANCELLED, State.DONE])
+def test_who_is_ended_in_a_pass_is_under_way_until_that_has_ended(state):
+    """Its caller is answered behind it: a drain that did not wait for that went without a word."""
+    with small_engine("--threads", "1") as engine, in_a_pass(engine) as gate:
+        session = engine.open()
+        told = submit(engine, session, ids=PROMPT, max_new_tokens=20)
+        until(lambda: session.machine.state is State.RUNNING and session.length)
+        engine.end(session, state)
+        assert engine.busy() and told.empty()
+        gate.set()
+        refused = told.get(timeout=WAIT_S)
+        assert isinstance(refused, IllegalMove) and str(state) in str(refused)
+        assert session.machine.state is state and not engine.busy()

@@ -38,13 +38,18 @@ class Compute:
         """Its session has all that it needs, or gates before what is still on its way."""
         self._due.put(partial(self._begin, work, request))
 
-    def cancel(self, session: Session) -> bool:
-        """Whether the session runs: then its request ends behind the pass at hand, and gives its memory back."""
+    def end(self, session: Session, state: State) -> bool:
+        """Whether the session runs: then it ends so behind the pass at hand, and gives its memory back."""
         with self.pager.lock:
             work = self._running.get(session.key)
             if work:
-                work.cancelled = True
+                work.ends = state
             return work is not None
+
+    def busy(self) -> bool:
+        """Whether a request runs, be it of a session that was ended meanwhile: it is answered behind its pass."""
+        with self.pager.lock:
+            return bool(self._running)
 
     def hurry(self) -> None:
         """What runs, or begins to from now on, stops behind the pass at hand."""
@@ -111,8 +116,8 @@ class Compute:
         session, refused = work.session, isinstance(result, DjinnError)
         with self.pager.lock:
             del self._running[session.key]
-            if work.cancelled or (refused and changed):
-                session.machine.move(State.CANCELLED if work.cancelled else State.FAILED)
+            if work.ends or (refused and changed):
+                session.machine.move(work.ends or State.FAILED)
                 self.pager.release(session.residence)
             else:
                 for name in work.checkpoint_names.values() if refused else ():  # the client will never learn of them

@@ -174,7 +174,7 @@ class Engine:
     def end(self, session: Session, state: State, why: str = "") -> None:
         """Close or cancel: memory goes back now, or after the pass that is running. `why` is told to who asks later."""
         with self.lock:
-            if not self.compute.cancel(session) and session.machine.state not in END:
+            if not self.compute.end(session, state) and session.machine.state not in END:
                 session.machine.move(state)
                 self.pager.release(session.residence)
             if self.keeper:
@@ -208,7 +208,8 @@ class Engine:
     def busy(self) -> bool:
         """Whether a request is under way."""
         with self.lock:
-            return any(s.residence.waiting or s.residence.granted for s in self.sessions.values())
+            asks = any(s.residence.waiting or s.residence.granted for s in self.sessions.values())
+            return asks or self.compute.busy()
 
     def hurry(self) -> None:
         """Requests under way end now: those that wait are refused, those that run stop behind the pass at hand."""

@@ -143,8 +143,8 @@ class _Run:
         """One pass; None when it ran to the end, and then the session holds its tokens and logits. behind: those given that
         follow it."""
         work, session = self.work, self.session
-        if work.cancelled:
-            raise IllegalMove("the session was cancelled")
+        if work.ends:
+            raise IllegalMove(f"the session was {work.ends} while its request ran")
         result = yield Step(
             session.cache,
             one,

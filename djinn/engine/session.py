@@ -14,7 +14,7 @@ from djinn.errors import DjinnError
 from djinn.model.slabs import SlabCache
 from djinn.paging.residence import Residence
 from djinn.sampling import Sampling
-from djinn.states import Machine
+from djinn.states import Machine, State
 
 Logits = Literal["last", "all", "none"]
 
@@ -110,7 +110,7 @@ class Work:
     on_token: Callable[[int, int], None] | None = None  # called with (index, token) as each is chosen
     pause_name: str | None = None
     checkpoint_names: dict[int, str] = field(default_factory=dict)  # layer -> name
-    cancelled: bool = False
+    ends: State | None = None  # closed or cancelled meanwhile: so, behind the pass at hand
     stopped: bool = False  # the server is going: no further token is begun
 
     def fed(self) -> tuple[int, ...]:
