@@ -18,19 +18,16 @@ import numpy as np
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from djinn.client import line
 from djinn.errors import BY_CODE, BadRequest, DjinnError, NotAllowed, ServerGone
 from djinn.wire import messages as m
 from djinn.wire.envelope import Sender
 from djinn.wire.frames import MAX_TENSOR_BYTES, check_request, pack, size_of, unpack
-from djinn.wire.keys import client_keys
 
-HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 1000, 30_000  # one frame must come through in that time: nothing overtakes it
 RECONNECT_HERE_S = 3.0  # a server on this machine that cannot be reached again for so long is gone
 RECONNECT_S = 30.0  # elsewhere the network may be at fault
 LOOPBACK = ("tcp://127.", "tcp://localhost:", "tcp://[::1]:")
 HUNG_UP = 3  # handshakes broken off without a word; after so many it is meant
-REPLY_BYTES = MAX_TENSOR_BYTES + (1 << 20)  # of one frame; a server that sends a larger one is hung up on
-REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
 
 @dataclass(frozen=True)
@@ -64,27 +61,15 @@ class Connection:
         self._reconnect_s = RECONNECT_HERE_S if endpoint.startswith(LOOPBACK) else RECONNECT_S
         self._over: DjinnError | None = None  # why nothing can be asked here any more
         self._keyed, self._hung_up = keys is not None, 0
-        self._socket = zmq.Context.instance().socket(zmq.DEALER)
-        self._socket.linger = 0
-        self._socket.heartbeat_ivl, self._socket.heartbeat_timeout = HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS
-        self._socket.maxmsgsize, self._socket.sndhwm = REPLY_BYTES, 0  # what is unanswered is kept here anyway
-        # At a bound ZeroMQ could abort this process when the line breaks (djinn/server/door.py).
-        self._socket.rcvhwm = 0
+        self._socket = line.dealer()
         self._monitor = self._socket.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | REFUSED
+            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | line.REFUSED
         )
         self._poller = zmq.Poller()
         self.register(self._poller)
         try:
-            if keys is not None:
-                own, self._socket.curve_serverkey = client_keys(keys)
-                self._socket.curve_publickey, self._socket.curve_secretkey = own.public, own.secret
-            self._socket.ipv6 = "[" in endpoint
-            self._socket.connect(endpoint)
-        except zmq.ZMQError as error:
-            self.close()
-            raise BadRequest(f"{endpoint!r} is not a server's address ({error}): write tcp://host:port") from error
-        except BaseException:  # keys that cannot be read, or Ctrl-C: nobody holds this connection who could close it
+            line.connect(self._socket, endpoint, keys)
+        except BaseException:  # a wrong address, bad keys, or Ctrl-C: nobody holds this connection who could close it
             self.close()
             raise
 
@@ -198,22 +183,7 @@ class Connection:
         else:
             self._hung_up += 1
             if not event & zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL or (self._hung_up == HUNG_UP and not self._met):
-                self._give_up(NotAllowed(self._why_refused(event, value)))
-
-    def _why_refused(self, event: int, value: int) -> str:
-        if event & zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-            return (
-                f"{self.endpoint} does not let this key in: its holder's NAME.key must stand in the server's clients/"
-            )
-        if event & zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-            why = "does it ask for keys? connect(..., keys=DIR)"
-            if self._keyed:
-                why = "is it the one whose server.key lies in keys? One that has no keys is reached without"
-            return f"{self.endpoint} hung up on our greeting: {why}"
-        if value != zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
-            return f"{self.endpoint} does not speak as a Djinn server does: is that the address of one?"
-        what = "has no keys: connect without them" if self._keyed else "asks for keys: connect(..., keys=DIR)"
-        return f"{self.endpoint} {what}"
+                self._give_up(NotAllowed(line.why_refused(self.endpoint, self._keyed, event, value)))
 
     def close(self) -> None:
         self._socket.disable_monitor()

@@ -1,0 +1,53 @@
+"""The line to a server, as ZeroMQ has it: how it is made, and what its events mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import zmq
+
+from djinn.errors import BadRequest
+from djinn.wire.frames import MAX_TENSOR_BYTES
+from djinn.wire.keys import client_keys
+
+HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 1000, 30_000  # one frame must come through in that time: nothing overtakes it
+REPLY_BYTES = MAX_TENSOR_BYTES + (1 << 20)  # of one frame; a server that sends a larger one is hung up on
+REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+
+
+def dealer() -> zmq.Socket:
+    """A socket that is to be connected."""
+    socket = zmq.Context.instance().socket(zmq.DEALER)
+    socket.linger = 0
+    socket.heartbeat_ivl, socket.heartbeat_timeout = HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS
+    socket.maxmsgsize, socket.sndhwm = REPLY_BYTES, 0  # what is unanswered is kept anyway (djinn/client/connection.py)
+    # At a bound ZeroMQ could abort this process when the line breaks (djinn/server/door.py).
+    socket.rcvhwm = 0
+    return socket
+
+
+def connect(socket: zmq.Socket, endpoint: str, keys: Path | None) -> None:
+    """Raises BadRequest for an address that is none, and for keys that cannot be read."""
+    try:
+        if keys is not None:
+            own, socket.curve_serverkey = client_keys(keys)
+            socket.curve_publickey, socket.curve_secretkey = own.public, own.secret
+        socket.ipv6 = "[" in endpoint
+        socket.connect(endpoint)
+    except zmq.ZMQError as error:
+        raise BadRequest(f"{endpoint!r} is not a server's address ({error}): write tcp://host:port") from error
+
+
+def why_refused(endpoint: str, keyed: bool, event: int, value: int) -> str:
+    """Of a handshake that failed. keyed: whether this client came with keys."""
+    if event & zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+        return f"{endpoint} does not let this key in: its holder's NAME.key must stand in the server's clients/"
+    if event & zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+        why = "does it ask for keys? connect(..., keys=DIR)"
+        if keyed:
+            why = "is it the one whose server.key lies in keys? One that has no keys is reached without"
+        return f"{endpoint} hung up on our greeting: {why}"
+    if value != zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
+        return f"{endpoint} does not speak as a Djinn server does: is that the address of one?"
+    what = "has no keys: connect without them" if keyed else "asks for keys: connect(..., keys=DIR)"
+    return f"{endpoint} {what}"
