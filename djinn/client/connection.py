@@ -22,7 +22,7 @@ from djinn.client import line
 from djinn.errors import BY_CODE, BadRequest, DjinnError, NotAllowed, ServerGone
 from djinn.wire import messages as m
 from djinn.wire.envelope import Sender
-from djinn.wire.frames import MAX_TENSOR_BYTES, check_request, pack, size_of, unpack
+from djinn.wire.frames import MAX_HEADER_BYTES, MAX_TENSOR_BYTES, check_request, pack, size_of, unpack
 
 RECONNECT_HERE_S = 3.0  # a server on this machine that cannot be reached again for so long is gone
 RECONNECT_S = 30.0  # elsewhere the network may be at fault
@@ -40,7 +40,11 @@ class Reply:
 
     def raise_failure(self) -> None:
         if isinstance(self.body, m.Failure):
-            raise BY_CODE.get(self.body.code, DjinnError)(self.body.message)
+            raise _typed(self.body)
+
+
+def _typed(failure: m.Failure) -> DjinnError:
+    return BY_CODE.get(failure.code, DjinnError)(failure.message)
 
 
 class Connection:
@@ -91,6 +95,11 @@ class Connection:
             raise BadRequest(
                 f"a request of {largest} bytes is more than the {self.max_message_bytes} that this server takes: send less, "
                 "or raise its --max-message"
+            )
+        if (size := memoryview(frames[0]).nbytes) > MAX_HEADER_BYTES:
+            raise BadRequest(
+                f"edits and options of {size} bytes are more than the {MAX_HEADER_BYTES} that one request takes: edit the "
+                "pause's activation() here and give it as activation="
             )
         frames = [bytes(frame) for frame in frames]
         self._unanswered[number] = frames
@@ -161,6 +170,8 @@ class Connection:
         self.received_bytes += size_of(frames)
         envelope, body, arrays = unpack(frames, "reply")
         number = envelope.id
+        if number == 0 and isinstance(body, m.Failure):  # a request could not be read: which one, nobody knows
+            self._give_up(_typed(body))
         if number not in self._unanswered:  # said twice, or to nobody
             return
         if not isinstance(body, m.TokenReply):
