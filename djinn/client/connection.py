@@ -19,7 +19,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from djinn.client import line
-from djinn.errors import BY_CODE, BadRequest, DjinnError, NotAllowed, ServerGone
+from djinn.errors import BY_CODE, BadRequest, DjinnError, NotAllowed, ProtocolError, ServerGone
 from djinn.wire import messages as m
 from djinn.wire.envelope import Sender
 from djinn.wire.frames import MAX_HEADER_BYTES, MAX_TENSOR_BYTES, check_request, pack, size_of, unpack
@@ -168,9 +168,16 @@ class Connection:
 
     def _take_in(self, frames: list[Any], at_ns: int) -> None:
         self.received_bytes += size_of(frames)
-        envelope, body, arrays = unpack(frames, "reply")
-        number = envelope.id
-        if number == 0 and isinstance(body, m.Failure):  # a request could not be read: which one, nobody knows
+        try:
+            envelope, body, arrays = unpack(frames, "reply")
+            number = envelope.id
+        except (
+            ProtocolError
+        ) as error:  # the one who asked is told: else it would be waited for, and nothing acknowledged
+            number, body, arrays = error.number, m.Failure(code=error.code, message=str(error)), []
+        if number == 0 and isinstance(
+            body, m.Failure
+        ):  # a message could not be read: to which request it belongs, nobody knows
             self._give_up(_typed(body))
         if number not in self._unanswered:  # said twice, or to nobody
             return

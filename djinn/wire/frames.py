@@ -16,7 +16,7 @@ from djinn.wire.messages import AnyReply, AnyRequest
 MAX_TENSORS = 2
 MAX_DIMENSIONS = 4
 MAX_TENSOR_BYTES = 1 << 30
-MAX_HEADER_BYTES = 1 << 22
+MAX_HEADER_BYTES = 1 << 22  # of a request; a server's replies are bounded by the client's socket (djinn/client/line.py)
 
 
 def _plain(value: Any) -> Any:
@@ -60,7 +60,7 @@ def unpack(frames: Sequence[Any], kind: str) -> tuple[Envelope, Any, list[np.nda
     try:
         if not frames:
             raise ProtocolError("an empty message")
-        if (size := memoryview(frames[0]).nbytes) > MAX_HEADER_BYTES:
+        if kind == "request" and (size := memoryview(frames[0]).nbytes) > MAX_HEADER_BYTES:
             raise ProtocolError(f"a header of {size} bytes (limit {MAX_HEADER_BYTES})")
         envelope = _envelope.decode(frames[0])
         number = envelope.id
