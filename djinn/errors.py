@@ -99,6 +99,12 @@ class ServerGone(DjinnError):
     code = "server_gone"
 
 
+class ClientMisused(DjinnError):
+    """The client was closed: connect() another."""
+
+    code = "client_misused"
+
+
 class NotAllowed(DjinnError):
     """The server's key is not the one that this client trusts, or this client's key is not one that the server lets in."""
 

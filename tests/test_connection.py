@@ -13,7 +13,8 @@ import pytest
 import zmq
 
 import djinn
-from djinn.errors import BadRequest, ProtocolError
+from djinn.client.pending import Pending
+from djinn.errors import BadRequest, ClientMisused, ProtocolError, ServerGone
 from djinn.timeline import KEPT
 from djinn.wire import messages as m
 from djinn.wire.frames import MAX_HEADER_BYTES, pack, unpack
@@ -99,3 +100,57 @@ def test_a_reply_that_cannot_be_read_is_its_requests_answer_and_the_next_is_read
         with pytest.raises(ProtocolError, match="of another version"):
             client.stats()
         assert client.open().id == "s" and not client.connection._unanswered
+
+
+def never(client: djinn.Client, kind: type[Pending] = Pending) -> Pending:
+    """A request whose answer has been given away."""
+    connection, number = client.connection, client.connection.send(m.Stats())
+    connection.wait(lambda: number in connection._replies, 60)
+    connection.take(number)
+    return kind(connection, number, 0, lambda body, arrays: body)
+
+
+def test_a_closed_client_says_so_whatever_is_asked_and_gives_what_had_come(server, prompt):
+    client = djinn.connect(server.endpoint, timeout=60)
+    session = client.open()
+    ended = session.prefill(prompt, break_at=3, wait=False)
+    pause, under_way, stream = ended.result(), never(client), never(client, djinn.Stream)
+    client.close()
+    client.close()
+    for call in (
+        client.open,
+        client.stats,
+        session.close,
+        pause.activation,
+        under_way.done,
+        under_way.result,
+        lambda: next(stream),
+        lambda: list(djinn.as_completed([under_way], timeout=60)),
+    ):
+        with pytest.raises(ClientMisused, match=r"closed: connect\(\)"):
+            call()
+    assert ended.done() and ended.result() is pause
+    with djinn.connect(server.endpoint, token=client.token) as other:
+        other.attach(session.id).close()
+
+
+def test_waiting_for_the_next_ends_in_time_whatever_else_comes(client, prompt):
+    """Tokens of a stream that is not asked for come again and again meanwhile."""
+    session, pending = client.open(), never(client)
+    stream = session.prefill(prompt, max_new_tokens=50, stream=True)
+    for timeout, said in ((-1, "0"), (0, "0"), (0.05, "0.05")):
+        with pytest.raises(ServerGone, match=f"in {said} s"):
+            list(djinn.as_completed([pending], timeout=timeout))
+        with pytest.raises(ServerGone, match="in time"):
+            pending.result(timeout)
+    assert len(list(stream)) == 50
+    session.close()
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e300])
+def test_a_client_that_waits_for_ever(server, timeout):
+    with djinn.connect(server.endpoint, timeout) as client:
+        session = client.open()
+        (pending,) = djinn.as_completed([session.prefill([1, 2, 3], wait=False)])
+        assert pending.result().logits.shape == (512,)
+        session.close()

@@ -19,7 +19,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from djinn.client import line
-from djinn.errors import BY_CODE, BadRequest, DjinnError, NotAllowed, ProtocolError, ServerGone
+from djinn.errors import BY_CODE, BadRequest, ClientMisused, DjinnError, NotAllowed, ProtocolError, ServerGone
 from djinn.wire import messages as m
 from djinn.wire.envelope import Sender
 from djinn.wire.frames import MAX_HEADER_BYTES, MAX_TENSOR_BYTES, check_request, pack, size_of, unpack
@@ -27,6 +27,7 @@ from djinn.wire.frames import MAX_HEADER_BYTES, MAX_TENSOR_BYTES, check_request,
 RECONNECT_HERE_S = 3.0  # a server on this machine that cannot be reached again for so long is gone
 RECONNECT_S = 30.0  # elsewhere the network may be at fault
 LOOPBACK = ("tcp://127.", "tcp://localhost:", "tcp://[::1]:")
+LONGEST_S = 1e6  # of one sleep: what waits for ever sleeps again
 HUNG_UP = 3  # handshakes broken off without a word; after so many it is meant
 
 
@@ -148,7 +149,7 @@ class Connection:
         """Read one message or event, waiting so long for it; False if none came."""
         if self._over:
             raise self._over
-        ready = dict(self._poller.poll(min(int(seconds * 1000) + 1, 2**31 - 1) if seconds else 0))
+        ready = dict(self._poller.poll(_ms(seconds) if seconds else 0))
         if self._socket in ready:
             frames = self._socket.recv_multipart(copy=False)
             self._take_in([frame.buffer for frame in frames], time.monotonic_ns())
@@ -204,17 +205,31 @@ class Connection:
                 self._give_up(NotAllowed(line.why_refused(self.endpoint, self._keyed, event, value)))
 
     def close(self) -> None:
+        """Nothing can be asked here any more. Closing twice is harmless."""
+        if self._socket.closed:
+            return
+        self._over = ClientMisused("this client was closed: connect() another")
         self._socket.disable_monitor()
         self._socket.close()
 
 
-def wait_for_any(connections: Collection[Connection], timeout: float | None) -> None:
-    """Sleep until something can be read on one of them, or one is not worth waiting for. Raises ServerGone after
-    `timeout` seconds."""
+def wait_for_any(connections: Collection[Connection], arrived: Callable[[], bool], timeout: float | None) -> None:
+    """Sleep until `arrived()`, which reads what has come on all of them. Raises ServerGone after `timeout` seconds (the longest
+    of their own: None), and what it raises."""
+    seconds = max(0.0, max(c.timeout for c in connections) if timeout is None else timeout)
+    end = time.monotonic() + seconds
     poller = zmq.Poller()
     for connection in connections:
         connection.register(poller)
-    seconds = max(c.timeout for c in connections) if timeout is None else timeout
-    patience = min(connection.patience() for connection in connections)
-    if not poller.poll(int(min(seconds, patience) * 1000) + 1) and seconds < patience:
-        raise ServerGone(f"no reply came from {', '.join(sorted({c.endpoint for c in connections}))} in {seconds:g} s")
+    while not arrived():
+        left = end - time.monotonic()
+        if left <= 0:
+            raise ServerGone(
+                f"no reply came from {', '.join(sorted({c.endpoint for c in connections}))} in {seconds:g} s"
+            )
+        poller.poll(_ms(min(left, *(connection.patience() for connection in connections))))
+
+
+def _ms(seconds: float) -> int:
+    """For a poll, not less than that: it would return too early again and again."""
+    return int(min(seconds, LONGEST_S) * 1000) + 1

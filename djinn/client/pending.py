@@ -79,10 +79,13 @@ def as_completed(pendings: Iterable[Pending], timeout: float | None = None) -> I
     timeout: seconds to wait for the next one (the client's own timeout: None). Raises ServerGone. Ask each for its
     `result()`, which raises what its call raises.
     """
-    waiting = list(pendings)
+    waiting, done = list(pendings), []
+
+    def some_are() -> bool:
+        done[:] = [pending for pending in waiting if pending.done()]
+        return bool(done)
+
     while waiting:
-        done = [pending for pending in waiting if pending.done()]
-        if not done:
-            wait_for_any({pending.connection for pending in waiting}, timeout)
+        wait_for_any({pending.connection for pending in waiting}, some_are, timeout)
         waiting = [pending for pending in waiting if not any(pending is one for one in done)]
         yield from done
