@@ -100,7 +100,7 @@ class ServerGone(DjinnError):
 
 
 class ClientMisused(DjinnError):
-    """The client was closed: connect() another."""
+    """The client was closed, or it is another thread's or another process's: connect() one of your own."""
 
     code = "client_misused"
 

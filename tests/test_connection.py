@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -154,3 +157,50 @@ def test_a_client_that_waits_for_ever(server, timeout):
         (pending,) = djinn.as_completed([session.prefill([1, 2, 3], wait=False)])
         assert pending.result().logits.shape == (512,)
         session.close()
+
+
+def in_a_thread(call: Callable[[], Any]) -> Any:
+    """What it gives or raises there."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(call).result(60)
+
+
+def test_a_second_thread_is_refused_while_a_client_is_used_and_served_when_it_is_not(client):
+    """ZeroMQ would abort the process, sooner or later."""
+    pending, refused = never(client), []
+
+    def meanwhile() -> bool:
+        for call in (client.stats, client.close, pending.done, lambda: list(djinn.as_completed([pending], timeout=0))):
+            with pytest.raises(ClientMisused, match="another thread"):
+                in_a_thread(call)
+            refused.append(call)
+        return True
+
+    client.connection.wait(meanwhile, 60)
+    assert len(refused) == 4
+    assert in_a_thread(client.stats)["clock_ns"] < client.stats()["clock_ns"], "handed over and back"
+
+
+FORKED = """
+import os, sys, djinn
+client = djinn.connect(sys.argv[1], timeout=600)
+session = client.open()
+pid = os.fork()
+if pid == 0:
+    try:
+        with client:
+            session.state
+    except djinn.errors.ClientMisused as refused:
+        assert "connect()" in str(refused)
+        with djinn.connect(sys.argv[1], token=client.token) as own:
+            own.attach(session.id)
+        os._exit(7)
+    os._exit(1)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+session.close()
+"""
+
+
+def test_a_forked_childs_copy_of_a_client_is_refused_and_its_parents_works_on(server):
+    child = subprocess.run([sys.executable, "-c", FORKED, server.endpoint], timeout=120, capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr

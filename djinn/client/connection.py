@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from djinn.client import line
+from djinn.client.turn import Turn
 from djinn.errors import BY_CODE, BadRequest, ClientMisused, DjinnError, NotAllowed, ProtocolError, ServerGone
 from djinn.wire import messages as m
 from djinn.wire.envelope import Sender
@@ -27,7 +28,6 @@ from djinn.wire.frames import MAX_HEADER_BYTES, MAX_TENSOR_BYTES, check_request,
 RECONNECT_HERE_S = 3.0  # a server on this machine that cannot be reached again for so long is gone
 RECONNECT_S = 30.0  # elsewhere the network may be at fault
 LOOPBACK = ("tcp://127.", "tcp://localhost:", "tcp://[::1]:")
-LONGEST_S = 1e6  # of one sleep: what waits for ever sleeps again
 HUNG_UP = 3  # handshakes broken off without a word; after so many it is meant
 
 
@@ -49,13 +49,14 @@ def _typed(failure: m.Failure) -> DjinnError:
 
 
 class Connection:
-    """Not thread-safe: one connection for each thread. `token`: owns the sessions where the server has no keys."""
+    """For one thread at a time, which holds `turn` meanwhile. `token`: owns the sessions where the server has no keys."""
 
     def __init__(self, endpoint: str, timeout: float, keys: Path | None = None, token: str | None = None) -> None:
         self.endpoint, self.timeout = endpoint, timeout
         self.token = secrets.token_hex(16) if token is None else token
         self.sent_bytes = self.received_bytes = 0
         self.max_message_bytes = MAX_TENSOR_BYTES  # until the server says what it takes
+        self.turn = Turn()
         self._client = secrets.token_hex(8)
         self._numbers = itertools.count(1)
         self._unanswered: dict[int, list[Any]] = {}  # number -> frames, to be sent again if the line breaks
@@ -87,31 +88,37 @@ class Connection:
         """Send a request and return its number; the arrays are copied. Raises BadRequest for an argument of a wrong type
         and for one that is larger than the server takes, and what ended this connection if it is over."""
         check_request(body)
-        if self._over:  # a socket that goes nowhere would wait for ever
-            raise self._over
-        number = next(self._numbers)
-        answered = next(iter(self._unanswered), number) - 1
-        frames = pack(number, body, tensors, Sender(self._client, self.token, answered))
-        if (largest := max(memoryview(frame).nbytes for frame in frames)) > self.max_message_bytes:
+        with self.turn:
+            if self._over:  # a socket that goes nowhere would wait for ever
+                raise self._over
+            number = next(self._numbers)
+            answered = next(iter(self._unanswered), number) - 1
+            frames = pack(number, body, tensors, Sender(self._client, self.token, answered))
+            self._check_size(frames)
+            frames = [bytes(frame) for frame in frames]
+            self._unanswered[number] = frames
+            self._send(frames)
+            return number
+
+    def _check_size(self, frames: list[Any]) -> None:
+        sizes = [memoryview(frame).nbytes for frame in frames]
+        if max(sizes) > self.max_message_bytes:
             raise BadRequest(
-                f"a request of {largest} bytes is more than the {self.max_message_bytes} that this server takes: send less, "
+                f"a request of {max(sizes)} bytes is more than the {self.max_message_bytes} that this server takes: send less, "
                 "or raise its --max-message"
             )
-        if (size := memoryview(frames[0]).nbytes) > MAX_HEADER_BYTES:
+        if sizes[0] > MAX_HEADER_BYTES:
             raise BadRequest(
-                f"edits and options of {size} bytes are more than the {MAX_HEADER_BYTES} that one request takes: edit the "
+                f"edits and options of {sizes[0]} bytes are more than the {MAX_HEADER_BYTES} that one request takes: edit the "
                 "pause's activation() here and give it as activation="
             )
-        frames = [bytes(frame) for frame in frames]
-        self._unanswered[number] = frames
-        self._send(frames)
-        return number
 
     def ask(self, body: m.AnyRequest, timeout: float | None = None) -> Reply:
         """Send a request that does not compute, and wait for its reply. Raises the server's typed error, or ServerGone."""
-        number = self.send(body)
-        self.wait(lambda: number in self._replies, timeout)
-        reply = self._replies.pop(number)
+        with self.turn:
+            number = self.send(body)
+            self.wait(lambda: number in self._replies, timeout)
+            reply = self._replies.pop(number)
         reply.raise_failure()
         return reply
 
@@ -121,21 +128,23 @@ class Connection:
 
     def take(self, number: int) -> Reply | None:
         """The last reply to a request if it is here: handed out once. Reads what has come, and does not wait."""
-        while number not in self._replies and self._receive(0):
-            pass
-        if number in self._replies:
-            self._streams.pop(number, None)
-        return self._replies.pop(number, None)
+        with self.turn:
+            while number not in self._replies and self._receive(0):
+                pass
+            if number in self._replies:
+                self._streams.pop(number, None)
+            return self._replies.pop(number, None)
 
     def wait(self, arrived: Callable[[], bool], timeout: float | None) -> None:
         """Read until `arrived()`. Raises ServerGone after `timeout` seconds (the connection's own: None), or when it is
         gone, and NotAllowed where the server and this client do not trust each other."""
         end = time.monotonic() + (self.timeout if timeout is None else timeout)
-        while not arrived():
-            left = end - time.monotonic()
-            if left <= 0:
-                raise ServerGone(f"{self.endpoint} did not answer in time: is the server running there?")
-            self._receive(min(left, self.patience()))
+        with self.turn:
+            while not arrived():
+                left = end - time.monotonic()
+                if left <= 0:
+                    raise ServerGone(f"{self.endpoint} did not answer in time: is the server running there?")
+                self._receive(min(left, self.patience()))
 
     def patience(self) -> float:
         """Seconds for which it is still worth waiting for anything: for ever, but for a line that is broken."""
@@ -149,7 +158,7 @@ class Connection:
         """Read one message or event, waiting so long for it; False if none came."""
         if self._over:
             raise self._over
-        ready = dict(self._poller.poll(_ms(seconds) if seconds else 0))
+        ready = dict(self._poller.poll(line.milliseconds(seconds) if seconds else 0))
         if self._socket in ready:
             frames = self._socket.recv_multipart(copy=False)
             self._take_in([frame.buffer for frame in frames], time.monotonic_ns())
@@ -205,31 +214,10 @@ class Connection:
                 self._give_up(NotAllowed(line.why_refused(self.endpoint, self._keyed, event, value)))
 
     def close(self) -> None:
-        """Nothing can be asked here any more. Closing twice is harmless."""
-        if self._socket.closed:
+        """Nothing can be asked here any more. Closing twice is harmless, and so is it in a forked child, whose line it is not."""
+        if self._socket.closed or not self.turn.ours:
             return
-        self._over = ClientMisused("this client was closed: connect() another")
-        self._socket.disable_monitor()
-        self._socket.close()
-
-
-def wait_for_any(connections: Collection[Connection], arrived: Callable[[], bool], timeout: float | None) -> None:
-    """Sleep until `arrived()`, which reads what has come on all of them. Raises ServerGone after `timeout` seconds (the longest
-    of their own: None), and what it raises."""
-    seconds = max(0.0, max(c.timeout for c in connections) if timeout is None else timeout)
-    end = time.monotonic() + seconds
-    poller = zmq.Poller()
-    for connection in connections:
-        connection.register(poller)
-    while not arrived():
-        left = end - time.monotonic()
-        if left <= 0:
-            raise ServerGone(
-                f"no reply came from {', '.join(sorted({c.endpoint for c in connections}))} in {seconds:g} s"
-            )
-        poller.poll(_ms(min(left, *(connection.patience() for connection in connections))))
-
-
-def _ms(seconds: float) -> int:
-    """For a poll, not less than that: it would return too early again and again."""
-    return int(min(seconds, LONGEST_S) * 1000) + 1
+        with self.turn:
+            self._over = ClientMisused("this client was closed: connect() another")
+            self._socket.disable_monitor()
+            self._socket.close()

@@ -12,6 +12,7 @@ from djinn.wire.keys import client_keys
 
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 1000, 30_000  # one frame must come through in that time: nothing overtakes it
 REPLY_BYTES = MAX_TENSOR_BYTES + (1 << 20)  # of one frame; a server that sends a larger one is hung up on
+LONGEST_S = 1e6  # of one sleep: who waits for ever sleeps again
 REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
 
@@ -51,3 +52,8 @@ def why_refused(endpoint: str, keyed: bool, event: int, value: int) -> str:
         return f"{endpoint} does not speak as a Djinn server does: is that the address of one?"
     what = "has no keys: connect without them" if keyed else "asks for keys: connect(..., keys=DIR)"
     return f"{endpoint} {what}"
+
+
+def milliseconds(seconds: float) -> int:
+    """For a poll: no less than that, or it would return too early again and again."""
+    return int(min(seconds, LONGEST_S) * 1000) + 1

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import zmq
 
-from djinn.client.connection import Connection, Reply, wait_for_any
+from djinn.client.connection import Connection, Reply
+from djinn.client.line import milliseconds
+from djinn.errors import ServerGone
 
 T = TypeVar("T")
 Make = Callable[[Any, list[np.ndarray]], T]
@@ -86,6 +91,24 @@ def as_completed(pendings: Iterable[Pending], timeout: float | None = None) -> I
         return bool(done)
 
     while waiting:
-        wait_for_any({pending.connection for pending in waiting}, some_are, timeout)
+        _wait_for_any({pending.connection for pending in waiting}, some_are, timeout)
         waiting = [pending for pending in waiting if not any(pending is one for one in done)]
         yield from done
+
+
+def _wait_for_any(connections: Collection[Connection], arrived: Callable[[], bool], timeout: float | None) -> None:
+    """Sleep until `arrived()`, which reads what has come on all of them. Raises ServerGone after `timeout` seconds (the longest
+    of their own: None), and what it raises."""
+    seconds = max(0.0, max(c.timeout for c in connections) if timeout is None else timeout)
+    end = time.monotonic() + seconds
+    poller = zmq.Poller()
+    with ExitStack() as turns:
+        for connection in connections:
+            turns.enter_context(connection.turn)
+            connection.register(poller)
+        while not arrived():
+            left = end - time.monotonic()
+            if left <= 0:
+                names = ", ".join(sorted({connection.endpoint for connection in connections}))
+                raise ServerGone(f"no reply came from {names} in {seconds:g} s")
+            poller.poll(milliseconds(min(left, *(connection.patience() for connection in connections))))
