@@ -204,3 +204,21 @@ session.close()
 def test_a_forked_childs_copy_of_a_client_is_refused_and_its_parents_works_on(server):
     child = subprocess.run([sys.executable, "-c", FORKED, server.endpoint], timeout=120, capture_output=True, text=True)
     assert child.returncode == 0, child.stderr
+
+
+def test_what_nobody_will_ask_for_is_not_kept(client, prompt):
+    """Dropped before its reply and behind it, a stream that was read in part, and a call that was broken off."""
+    connection, sessions = client.connection, [client.open() for _ in range(3)]
+    sessions[0].prefill(prompt, logits="all", wait=False)
+    dropped = sessions[1].prefill(prompt, logits="all", wait=False)
+    connection.wait(lambda: connection._replies, 60)
+    del dropped
+    stream = sessions[2].prefill(prompt, max_new_tokens=20, stream=True)
+    next(stream)
+    del stream
+    with pytest.raises(ServerGone, match="in time"):
+        connection.ask(m.Stats(), timeout=0)
+    connection.wait(lambda: not connection._unanswered, 60)
+    assert not connection._replies and not connection._streams and not connection._forgotten
+    for session in sessions:
+        session.close()

@@ -61,6 +61,7 @@ class Connection:
         self._numbers = itertools.count(1)
         self._unanswered: dict[int, list[Any]] = {}  # number -> frames, to be sent again if the line breaks
         self._replies: dict[int, Reply] = {}
+        self._forgotten: set[int] = set()  # of the unanswered those whose reply nobody will ask for
         self._streams: dict[int, list[int]] = {}  # tokens that came without a gap, of requests that stream
         self._met = False  # whether it was ever let in
         self._lost_at: float | None = None
@@ -117,7 +118,11 @@ class Connection:
         """Send a request that does not compute, and wait for its reply. Raises the server's typed error, or ServerGone."""
         with self.turn:
             number = self.send(body)
-            self.wait(lambda: number in self._replies, timeout)
+            try:
+                self.wait(lambda: number in self._replies, timeout)
+            except BaseException:  # too late, or Ctrl-C
+                self.forget(number)
+                raise
             reply = self._replies.pop(number)
         reply.raise_failure()
         return reply
@@ -134,6 +139,13 @@ class Connection:
             if number in self._replies:
                 self._streams.pop(number, None)
             return self._replies.pop(number, None)
+
+    def forget(self, number: int) -> None:
+        """Nobody will ask for this reply: it is not kept. Python may call it on any thread, at any time, so it takes no turn."""
+        if number in self._unanswered:
+            self._forgotten.add(number)
+        self._replies.pop(number, None)
+        self._streams.pop(number, None)
 
     def wait(self, arrived: Callable[[], bool], timeout: float | None) -> None:
         """Read until `arrived()`. Raises ServerGone after `timeout` seconds (the connection's own: None), or when it is
@@ -192,9 +204,14 @@ class Connection:
         if number not in self._unanswered:  # said twice, or to nobody
             return
         if not isinstance(body, m.TokenReply):
-            del self._unanswered[number]
             self._replies[number] = Reply(body, arrays, at_ns)
-        elif body.index == len(self._streams.get(number, ())):  # behind a gap: the last reply holds them all
+            del self._unanswered[number]  # behind it: who forgets it meanwhile finds it in one of them
+            if number in self._forgotten:
+                self._forgotten.remove(number)
+                self.forget(number)
+        elif number not in self._forgotten and body.index == len(
+            self._streams.get(number, ())
+        ):  # behind a gap: the last reply holds them all
             self.stream(number).append(body.token)
 
     def _heard(self, event: int, value: int, **_: Any) -> None:

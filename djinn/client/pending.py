@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any, Generic, TypeVar
@@ -24,6 +25,7 @@ class Pending(Generic[T]):
     def __init__(self, connection: Connection, number: int, called_ns: int, make: Make[T]) -> None:
         self.connection, self._number, self._called_ns, self._make = connection, number, called_ns, make
         self._reply: Reply | None = None
+        weakref.finalize(self, connection.forget, number)
         self._made: T | None = None
 
     def done(self) -> bool:
