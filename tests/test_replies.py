@@ -77,6 +77,19 @@ def test_an_acknowledged_reply_is_forgotten_and_its_number_never_runs_again(book
         book.ask(2)
 
 
+def test_a_request_that_was_lost_on_the_way_is_carried_out_when_later_ones_came_before_it(book):
+    """A line broke with 2 on it; 3 and 4 went over the next one before 2 was asked again."""
+    for number in (3, 4):
+        book.replies.finish(book.ask(number, answered=1), m.Done())
+    late = book.ask(2, answered=1)
+    assert late is not None, "it was never here"
+    book.replies.finish(late, m.Done())
+    assert book.ask(2, answered=1) is None and book.sent[-1][1] == 2, "and now it is kept as any is"
+    (asker,) = book.replies._askers.values()
+    book.ask(5, answered=3)
+    assert sorted(asker.calls) == [4, 5], "whatever came in which order"
+
+
 def test_a_read_is_done_again(book):
     for _ in range(3):
         book.replies.finish(book.ask(2, m.Stats()), m.Done())
@@ -112,6 +125,17 @@ def test_requests_of_one_owner_under_way_are_bounded_by_name(book):
     assert book.ask(2, owner="another") is not None
     book.replies.finish(calls[0], m.Done())
     assert book.ask(4) is not None, "the number was not used up"
+
+
+@pytest.mark.parametrize(
+    "body", [m.Hello(), m.Cancel(session="s"), m.Close(session="s")], ids=lambda b: type(b).__name__
+)
+def test_who_has_reached_the_limit_can_still_get_below_it(book, body):
+    for number in range(2, 6):
+        book.ask(number)
+    with pytest.raises(LimitReached):
+        book.ask(6)
+    assert book.ask(6, body) is not None
 
 
 def test_a_client_that_never_acknowledges_takes_no_more_room(book):

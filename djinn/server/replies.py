@@ -43,8 +43,8 @@ class _Asker:
     """One client: one connection object of one process."""
 
     peer: bytes
-    calls: dict[int, Call] = field(default_factory=dict)  # in the order of their numbers
-    highest: int = 0
+    calls: dict[int, Call] = field(default_factory=dict)  # in the order of their coming
+    settled: int = 0  # numbers up to here were dealt with: it has the replies, or they were given up
 
 
 class Replies:
@@ -74,17 +74,16 @@ class Replies:
                 if call.over:
                     self._repeat(call)
                 return None
-            if once and number <= asker.highest:
+            if once and number <= asker.settled:
                 raise ReplyGone(
                     f"request {number} was carried out or refused before, and its reply is not kept any more"
                 )
-            if self._under_way[owner] >= self._max_requests:
+            if self._under_way[owner] >= self._max_requests and not isinstance(body, m.Frees):
                 raise LimitReached(
                     f"{self._max_requests} requests of yours are under way, which is this server's limit: wait for one, or "
                     "raise --max-requests"
                 )
             call = asker.calls[number] = Call(owner, asker, number, peer, once)
-            asker.highest = max(asker.highest, number)
             self._under_way[owner] += 1
             self._forget_unread(asker)
             return call
@@ -137,16 +136,18 @@ class Replies:
         return asker
 
     def _acknowledge(self, asker: _Asker, answered: int) -> None:
-        for number in list(asker.calls):
-            if number > answered:
-                break
-            if asker.calls[number].over:
+        if answered > asker.settled:
+            asker.settled = answered
+            for number in [number for number, call in asker.calls.items() if number <= answered and call.over]:
                 self._drop(asker.calls.pop(number))
 
     def _forget_unread(self, asker: _Asker) -> None:
         """Of a client that never acknowledges, the oldest that are over."""
-        if len(asker.calls) > 2 * self._max_requests:
-            self._drop(asker.calls.pop(next(number for number, call in asker.calls.items() if call.over)))
+        if len(asker.calls) <= 2 * self._max_requests:
+            return
+        if over := [number for number, call in asker.calls.items() if call.over]:
+            asker.settled = max(asker.settled, min(over))
+            self._drop(asker.calls.pop(min(over)))
 
     def _repeat(self, call: Call) -> None:
         frames = call.frames

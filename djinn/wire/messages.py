@@ -122,6 +122,7 @@ AnyRequest = (
     | Attach
 )
 Reads = Hello | Stats | Spans | Sessions | FetchActivation | Describe | Attach  # done twice they do no harm
+Frees = Hello | Cancel | Close  # who has too much under way comes in with these, and gets below the limit
 
 
 class _Reply(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", forbid_unknown_fields=True):
