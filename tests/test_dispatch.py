@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 from desk import LIMITS, Desk
 
 from djinn.engine.engine import Engine
+from djinn.engine.session import Session
 from djinn.errors import LimitReached, NoSuchSession, NotAllowed, ProtocolError
 from djinn.server.build import build_service
 from djinn.server.dispatch import owner_of
@@ -133,6 +135,24 @@ def test_sessions_are_kept_for_one_lease_after_the_last_sign_of_life(desk, caplo
         desk.ask("ann", m.Resume(session=anns))
     described = desk.ask("ann", m.Describe(session=anns))
     assert (described.state, described.lease_left_s) == ("cancelled", None)
+
+
+def test_a_session_that_cannot_be_ended_with_its_lease_does_not_keep_the_others(desk, caplog, monkeypatch):
+    """As where its file cannot be removed any more: the disk is read-only."""
+    keys = [opened(desk, who) for who in ("ann", "bob")]
+
+    class Broken:
+        def forget(self, session: Session) -> None:
+            if session.key == keys[0]:
+                raise OSError(errno.EROFS, "read-only")
+
+    monkeypatch.setattr(desk.engine, "keeper", Broken())
+    desk.clock.now += 100
+    desk.dispatcher.end_leases(lambda peer: False)
+    assert f"session {keys[0]} could not be ended" in caplog.text and not desk.engine.sessions
+    for who, key in zip(("ann", "bob"), keys, strict=True):
+        with pytest.raises(NoSuchSession, match="its lease ended"):
+            desk.ask(who, m.Attach(session=key))
 
 
 def test_a_client_that_is_connected_and_says_nothing_keeps_its_sessions(desk):

@@ -177,12 +177,12 @@ class Engine:
             if not self.compute.end(session, state) and session.machine.state not in END:
                 session.machine.move(state)
                 self.pager.release(session.residence)
-            if self.keeper:
-                self.keeper.forget(session)
             self.sessions.pop(session.key, None)
             self._ended[session.key] = Ended(session.owner, session.machine, why)
             if len(self._ended) > REMEMBERED:
                 self._ended.pop(next(iter(self._ended)))
+            if self.keeper:  # last: its file may not go, and the session is over all the same
+                self.keeper.forget(session)
 
     def close(self, key: str, owner: str = "") -> None:
         """End a session for good; one that ended already is left as it is, and so is another's."""
