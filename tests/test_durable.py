@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import queue
 import random
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -254,4 +256,21 @@ def test_the_store_writes_in_turn_and_tells_what_went_wrong(folder):
     with pytest.raises(StateRefused, match=r"kept as .*corrupt: .*kv\.1"):
         store.read(KEY, into)
     assert not folder.file(KEY).exists()
+    store.close()
+
+
+def test_a_damaged_file_that_cannot_be_set_aside_is_told_too(folder, monkeypatch):
+    """Who asked would wait for ever, and a drain behind him."""
+    store, told = Store(folder, Timeline()), queue.SimpleQueue()
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.EROFS, "read-only")
+
+    def damaged() -> Iterator[Iterator[bytes]]:
+        raise files.Damaged("a bit flipped")
+        yield
+
+    monkeypatch.setattr(folder, "set_aside", fails)
+    store.save(record(), damaged(), always, told.put)
+    assert told.get(timeout=30).errno == errno.EROFS
     store.close()

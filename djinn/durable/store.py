@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -43,9 +44,8 @@ class Store:
         def write() -> None:
             began, problem = time.monotonic_ns(), None
             try:
-                self.folder.write(record, parts, wanted)
-            except files.Damaged as reason:  # the file of before, where it is all there was to write from
-                problem = self.refused(record.key, reason)
+                with self._setting_aside(record.key):  # the file of before, where it is all there was to write from
+                    self.folder.write(record, parts, wanted)
             except Exception as error:  # noqa: BLE001  told to the one who asked for it: the session must not stay pinned
                 problem = error
             nbytes = sum(part.nbytes for part in record.parts)
@@ -58,10 +58,8 @@ class Store:
         """Fill host bytes (uint8) with the session's pages, on this thread. Raises StateRefused, having set the file aside,
         where they are not what was written; OSError."""
         path = self.folder.file(key)
-        try:
+        with self._setting_aside(key):
             files.read_pages(path, [[memoryview(piece.numpy()) for piece in page] for page in pages])
-        except files.Damaged as reason:
-            raise self.refused(key, reason) from reason
 
     def pages(self, key: str) -> Iterator[Iterator[bytes]]:
         """The session's pages in pieces, for its next file; read and checked when they are asked for."""
@@ -70,6 +68,14 @@ class Store:
     def forget(self, key: str) -> None:
         """The session is closed: it does not come back."""
         self.folder.forget(key)
+
+    @contextmanager
+    def _setting_aside(self, key: str) -> Iterator[None]:
+        """Raises StateRefused for Damaged; OSError where the file cannot even be set aside."""
+        try:
+            yield
+        except files.Damaged as reason:
+            raise self.refused(key, reason) from reason
 
     def refused(self, key: str, reason: StateRefused) -> StateRefused:
         """Set the damaged file aside; the reason with where it is now."""
