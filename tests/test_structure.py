@@ -119,3 +119,9 @@ def test_public_names():
     promised = {"serve", "connect", "as_completed", "Sampling", "Scale", "Add", "Set", "Ablate", "ProjectOut"}
     assert promised <= set(djinn.__all__)
     assert all(hasattr(djinn, name) for name in djinn.__all__)
+
+
+def test_no_file_grows_beyond_250_lines():
+    folders = ("djinn", "workflow", "benchmarks", "scripts")
+    lines = {path: len(path.read_text().splitlines()) for folder in folders for path in (ROOT / folder).rglob("*.py")}
+    assert {str(path.relative_to(ROOT)): n for path, n in lines.items() if n > 250} == {}

@@ -193,14 +193,11 @@ class Connection:
         try:
             envelope, body, arrays = unpack(frames, "reply")
             number = envelope.id
-        except (
-            ProtocolError
-        ) as error:  # the one who asked is told: else it would be waited for, and nothing acknowledged
+        except ProtocolError as error:
+            # The one who asked is told: else it would be waited for, and nothing behind it acknowledged.
             number, body, arrays = error.number, m.Failure(code=error.code, message=str(error)), []
-        if number == 0 and isinstance(
-            body, m.Failure
-        ):  # a message could not be read: to which request it belongs, nobody knows
-            self._give_up(_typed(body))
+        if number == 0 and isinstance(body, m.Failure):
+            self._give_up(_typed(body))  # a message could not be read: to which request it belongs, nobody knows
         if number not in self._unanswered:  # said twice, or to nobody
             return
         if not isinstance(body, m.TokenReply):
@@ -209,10 +206,8 @@ class Connection:
             if number in self._forgotten:
                 self._forgotten.remove(number)
                 self.forget(number)
-        elif number not in self._forgotten and body.index == len(
-            self._streams.get(number, ())
-        ):  # behind a gap: the last reply holds them all
-            self.stream(number).append(body.token)
+        elif number not in self._forgotten and body.index == len(self._streams.get(number, ())):
+            self.stream(number).append(body.token)  # behind a gap: the last reply holds them all
 
     def _heard(self, event: int, value: int, **_: Any) -> None:
         """What ZeroMQ tells of the line."""

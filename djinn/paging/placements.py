@@ -74,9 +74,8 @@ def _end_place(book: Ledger, new: Body, old: Body, left: list[Extent]) -> None:
     for residence in new.sharers:
         runs_now = residence.waiting and book.holds(residence.waiting)
         if residence.machine.state is State.RESTORING and not runs_now:
-            residence.machine.move(
-                State.IO_WAIT
-            )  # brought unasked, or to a place too small for what was asked meanwhile
+            # it was brought unasked, or to a place that is too small for what was asked meanwhile
+            residence.machine.move(State.IO_WAIT)
     if new is not old:
         old.leaving -= 1
         book.unpin(new)

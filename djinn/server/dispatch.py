@@ -81,9 +81,8 @@ class Dispatcher:
                 log.warning("session %s is cancelled: its lease ended", session.key[:8])
                 try:
                     self.engine.end(session, State.CANCELLED, "its lease ended")
-                except (
-                    Exception
-                ):  # one that cannot be ended as it should must not end the server, and all others with it
+                except Exception:
+                    # One that cannot be ended as it should must not end the server, and all others with it.
                     log.exception("session %s could not be ended", session.key)
 
     def _refuse(self, peer: bytes, number: int, call: Call | None, reason: m.Failure) -> None:

@@ -52,9 +52,7 @@ class HFBatching(Local):
         room = int(setting.pop("room", 1.0) * job.kv_room)
         setting["num_blocks"] = room // (setting["block_size"] * self.facts["kv_bytes_per_token"])
         if self.place.type == "cuda":
-            setting["max_memory_percent"] = (
-                1.0  # the budget says what it may have; its own margin would refuse these blocks
-            )
+            setting["max_memory_percent"] = 1.0  # the budget says what it may have: its own margin would refuse these
         self.setting = setting
         self.batching = Batching(self.model, job.new_tokens + 1)
         self.unseen = 0
