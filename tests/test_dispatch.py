@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -142,7 +142,7 @@ def test_a_session_that_cannot_be_ended_with_its_lease_does_not_keep_the_others(
     keys = [opened(desk, who) for who in ("ann", "bob")]
 
     class Broken:
-        def forget(self, session: Session) -> None:
+        def forget(self, session: Session, gone: Callable) -> None:
             if session.key == keys[0]:
                 raise OSError(errno.EROFS, "read-only")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from asking import quiet, resume
+from asking import quiet, resume, until
 from fault_steps import PROMPT, STEPS, Step, on_host, paused, spilled
 from fault_table import FaultRecord
 from faults import FAULTS, Fault
@@ -78,7 +78,7 @@ def balance(engine: Engine) -> None:
     assert book.host.free_bytes == book.host.capacity, "host bytes were lost"
     assert book.disk_free == book.disk_capacity, "disk bytes were lost"
     folder = engine.keeper.store.folder.path
-    assert not list(folder.glob("*.safetensors")) and not list(folder.glob("*.partial"))
+    until(lambda: not list(folder.glob("*.safetensors")) and not list(folder.glob("*.partial")))
 
 
 def attempt(engine: Engine, step: Step, session: Session) -> DjinnError | None:

@@ -13,7 +13,6 @@ import fcntl
 import itertools
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -25,14 +24,13 @@ SUFFIX, PARTIAL, BEFORE, CORRUPT, SPILLED = ".safetensors", ".partial", ".before
 
 
 class StateFolder:
-    """May be used from any thread."""
+    """May be used from any thread, but for `write` and `forget`: one after the other, so that who is forgotten gets no file."""
 
     def __init__(self, path: Path) -> None:
         """Raises BadRequest where there is no such folder, StateInUse, with its pid, where another server has it."""
         if not path.is_dir():
             raise BadRequest(f"--state-dir {path} is not a folder: make it first")
         self.path = path.resolve()
-        self._naming = threading.Lock()  # a session that is forgotten gets no file any more
         # The kernel gives the lock back when its process dies, however it dies: none is ever stale.
         self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -77,14 +75,13 @@ class StateFolder:
     def write(self, record: Record, parts: Iterable[Iterable[files.Buffer]], wanted: Callable[[], bool]) -> None:
         """The session's file, in place of the one before, is there for good when this returns. Raises OSError: as before.
 
-        wanted: false once `forget` has been called for it.
+        wanted: false once it is closed, behind which `forget` comes.
         """
         partial, before = (self.path / (record.key + suffix) for suffix in (PARTIAL, BEFORE))
         try:
             files.write(partial, record, parts)
-            with self._naming:
-                if wanted():
-                    self._put_in_place(partial, before, self.file(record.key))
+            if wanted():
+                self._put_in_place(partial, before, self.file(record.key))
         finally:
             partial.unlink(missing_ok=True)
             before.unlink(missing_ok=True)
@@ -104,9 +101,8 @@ class StateFolder:
             raise
 
     def forget(self, key: str) -> None:
-        """The session is closed: it must not come back."""
-        with self._naming:
-            self.file(key).unlink(missing_ok=True)
+        """The session is closed: it must not come back. Raises OSError."""
+        self.file(key).unlink(missing_ok=True)
 
     def set_aside(self, key: str) -> Path:
         """Keep a damaged file under another name, where no later one takes its place."""

@@ -1,4 +1,4 @@
-"""The thread that writes durable files, one after the other, so that neither the compute nor the copies wait for a disk."""
+"""The thread that writes and removes durable files, in turn, so that neither the compute nor the copies wait for a disk."""
 
 from __future__ import annotations
 
@@ -65,9 +65,20 @@ class Store:
         """The session's pages in pieces, for its next file; read and checked when they are asked for."""
         return files.pages_of(self.folder.file(key))
 
-    def forget(self, key: str) -> None:
-        """The session is closed: it does not come back."""
-        self.folder.forget(key)
+    def forget(self, key: str, gone: Callable[[OSError | None], None]) -> None:
+        """The session is closed: its file goes, behind one that is being written; then `gone(what went wrong)`, on the store's
+        thread."""
+
+        def remove() -> None:
+            problem = None
+            try:
+                self.folder.forget(key)
+            except OSError as error:
+                log.error("session %s is over, and its file cannot be removed: %s", key, error)
+                problem = error
+            gone(problem)
+
+        self._work.put(remove)
 
     @contextmanager
     def _setting_aside(self, key: str) -> Iterator[None]:

@@ -31,6 +31,7 @@ from djinn.paging.residence import Residence
 from djinn.states import END, Machine, State
 from djinn.timeline import Span
 
+Gone = Callable[[DjinnError | None], None]
 REMEMBERED = 1000  # ended sessions whose end can still be told
 NOT_KEPT = "nothing is kept there any more: the pause is over, or the checkpoint was discarded"
 
@@ -171,8 +172,11 @@ class Engine:
             self._check_stands(session)
             self.keeper.park(session, then)
 
-    def end(self, session: Session, state: State, why: str = "") -> None:
-        """Close or cancel: memory goes back now, or after the pass that is running. `why` is told to who asks later."""
+    def end(self, session: Session, state: State, why: str = "", gone: Gone = lambda problem: None) -> None:
+        """Close or cancel: memory goes back now, or after the pass that is running. `why` is told to who asks later.
+
+        gone: called once, when its durable file is gone too, or with why it is not: from then on it cannot come back.
+        """
         with self.lock:
             if not self.compute.end(session, state) and session.machine.state not in END:
                 session.machine.move(state)
@@ -182,13 +186,17 @@ class Engine:
             if len(self._ended) > REMEMBERED:
                 self._ended.pop(next(iter(self._ended)))
             if self.keeper:  # last: its file may not go, and the session is over all the same
-                self.keeper.forget(session)
+                self.keeper.forget(session, gone)
+            else:
+                gone(None)
 
-    def close(self, key: str, owner: str = "") -> None:
-        """End a session for good; one that ended already is left as it is, and so is another's."""
+    def close(self, key: str, owner: str = "", gone: Gone = lambda problem: None) -> None:
+        """End a session for good; one that ended already is left as it is, and so is another's. gone: as for `end`."""
         session = self.sessions.get(key)
         if session is not None and session.owner == owner:
-            self.end(session, State.DONE)
+            self.end(session, State.DONE, gone=gone)
+        else:
+            gone(None)
 
     def take_no_more(self) -> None:
         """From now on every new request is refused: the server is going."""

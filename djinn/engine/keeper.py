@@ -16,7 +16,7 @@ from djinn.durable.record import LOGITS, Identity, Record
 from djinn.durable.store import Store
 from djinn.engine.records import record_of, session_of
 from djinn.engine.session import Session
-from djinn.errors import DjinnError, StateRefused
+from djinn.errors import DjinnError, StateRefused, StorageError
 from djinn.paging.pager import Pager
 from djinn.paging.residence import Saved, Saving
 
@@ -48,10 +48,23 @@ class Keeper:
         saving = Saving(residence, files.size(record), write, then)
         self.pager.save(saving)
 
-    def forget(self, session: Session) -> None:
-        """It was closed: its file goes, one that is being written will not come, and one whose last sync failed goes too."""
-        self.pager.forget_saved(session.residence)
-        self.store.forget(session.key)
+    def forget(self, session: Session, gone: Callable[[DjinnError | None], None]) -> None:
+        """It was closed: its file goes, one that is being written will not come, and one whose last sync failed goes too.
+
+        `gone(None)` when none is left, at once where there was none; `gone(error)`: StorageError.
+        """
+
+        def removed(problem: OSError | None) -> None:
+            said = f"the session is over, and its file cannot be removed: {problem}. The next server there will find it"
+            gone(StorageError(said) if problem else None)
+
+        residence = session.residence
+        has_file = residence.saved or residence.saving or self.store.folder.file(session.key).exists()
+        self.pager.forget_saved(residence)
+        if has_file:
+            self.store.forget(session.key, removed)
+        else:
+            gone(None)
 
     def recover(self) -> Iterator[Session]:
         """The sessions that this server can go on with. Why it cannot with others stands in the log; every file is kept.

@@ -96,8 +96,8 @@ class Dispatcher:
             self._submit(call, body, arrays, accepted_ns)
         elif isinstance(body, m.FetchActivation):
             self._fetch(call, body)
-        elif isinstance(body, m.Park) and body.durable:
-            self._park_durably(call, body)
+        elif isinstance(body, m.Cancel | m.Close) or (isinstance(body, m.Park) and body.durable):
+            self._when_on_disk(call, body)
         else:
             self.replies.finish(call, self._answer(call.owner, body))
 
@@ -129,13 +129,20 @@ class Dispatcher:
 
         self.engine.activation(self.engine.find(body.session, call.owner), body.name, give)
 
-    def _park_durably(self, call: Call, body: m.Park) -> None:
-        """The reply comes when the session is in its file."""
+    def _when_on_disk(self, call: Call, body: m.Park | m.Cancel | m.Close) -> None:
+        """The reply comes when the session is in its file, or its file is gone."""
 
         def then(error: DjinnError | None) -> None:
             self.replies.finish(call, failure(error) if error else m.Done())
 
-        self.engine.park_durably(self.engine.find(body.session, call.owner), then)
+        engine, key, owner = self.engine, body.session, call.owner
+        match body:
+            case m.Park():
+                engine.park_durably(engine.find(key, owner), then)
+            case m.Cancel():
+                engine.end(engine.find(key, owner), State.CANCELLED, gone=then)
+            case m.Close():
+                engine.close(key, owner, then)
 
     def _answer(self, owner: str, body: m.AnyRequest) -> m.AnyReply:
         engine = self.engine
@@ -168,10 +175,6 @@ class Dispatcher:
                 engine.discard(engine.find(key, owner), name)
             case m.Park(session=key):
                 engine.park(engine.find(key, owner))
-            case m.Cancel(session=key):
-                engine.end(engine.find(key, owner), State.CANCELLED)
-            case m.Close(session=key):
-                engine.close(key, owner)
         return m.Done()
 
     def _sessions_of(self, owner: str) -> list[Session]:
