@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from djinn.client.session import Session
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Out:
     """tokens: int64 `(n,)`, the new ones only. logits: float32 `(vocabulary,)` of the last position computed (those that
     chose `tokens[-1]`, where there is one), or `(positions, vocabulary)` with `logits="all"`, or None.
@@ -25,14 +25,21 @@ class Out:
     logits: np.ndarray | None
     stamps: dict[str, int] = field(default_factory=dict)
 
+    def __repr__(self) -> str:  # logits and stamps would fill the screen
+        logits = None if self.logits is None else f"{self.logits.dtype} {self.logits.shape}"
+        return f"Out(tokens={self.tokens!r}, logits={logits})"
+
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A layer of a pass that ran on; `session.resume(checkpoint)` rewinds to it, as often as you like. layer: from 1."""
+    """A layer of a pass that ran on; `session.resume(checkpoint)` rewinds to it, as often as you like. layer: from 1.
+
+    Two are equal when session and name are.
+    """
 
     session: Session
     name: str
-    layer: int
+    layer: int = field(compare=False)
 
     def activation(self, out: np.ndarray | None = None) -> np.ndarray:
         """The hidden state after `layer` layers, float32 `(1, tokens, hidden)`, a copy; fetched when called.
@@ -60,9 +67,9 @@ class Pause(Checkpoint):
     """The forward stands after `layer` layers. tokens: int64 `(n,)`, chosen in this call; the last of them is the stopped
     pass's input, where it stopped in decode. rows: tokens of the stopped pass."""
 
-    rows: int
-    tokens: np.ndarray
-    stamps: dict[str, int] = field(default_factory=dict)
+    rows: int = field(compare=False)
+    tokens: np.ndarray = field(compare=False)
+    stamps: dict[str, int] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def state(self) -> str:

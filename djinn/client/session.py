@@ -39,6 +39,15 @@ class Session:
     def __init__(self, connection: Connection, key: str, max_tokens: int | None = None) -> None:
         self.connection, self.id, self._max_tokens = connection, key, max_tokens
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Session) and self.id == other.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __repr__(self) -> str:
+        return f"Session({self.id!r})"
+
     def prefill(
         self,
         token_ids: TokenIds,
