@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from djinn.errors import BadRequest
+from djinn.paging.pager import MOVED
 from djinn.server.metrics import serve_metrics
 from djinn.server.server_main import parser
 
@@ -52,6 +53,15 @@ def test_it_gives_the_engines_own_numbers_as_they_are_now(port):
         stop()
     with pytest.raises(OSError):
         read(port)
+
+
+def test_what_was_moved_since_the_start_is_counted_all_of_it(port):
+    stop = serve_metrics(SimpleNamespace(stats=lambda: {**dict.fromkeys(MOVED, 3), "sessions": {}, "waits": {}}), port)
+    try:
+        found = read(port)
+        assert {name for name in MOVED if found.get((f"djinn_{name}_total", "")) != 3} == set()
+    finally:
+        stop()
 
 
 def test_it_is_off_unless_asked_for():

@@ -11,16 +11,9 @@ from prometheus_client.registry import Collector
 
 from djinn.engine.engine import Engine
 from djinn.errors import BadRequest
+from djinn.paging.pager import MOVED
 
 log = logging.getLogger(__name__)
-COUNTED = {
-    "evicted_bytes",
-    "restored_bytes",
-    "mirrored_bytes",
-    "spilled_bytes",
-    "evictions",
-    "restores",
-}  # since the start
 
 
 class EngineCollector(Collector):
@@ -43,7 +36,7 @@ class EngineCollector(Collector):
         yield often
         yield long
         for name, value in stats.items():
-            kind = CounterMetricFamily if name in COUNTED else GaugeMetricFamily
+            kind = CounterMetricFamily if name in MOVED else GaugeMetricFamily
             yield kind(f"djinn_{name}", name.replace("_", " "), value=value)
 
 
