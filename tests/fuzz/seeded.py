@@ -66,7 +66,7 @@ def _carried_out_again(begin: Callable) -> Callable:
         asker = self._askers.get((owner, envelope.sender.client))
         if asker and (call := asker.calls.get(envelope.id)) and call.over and not isinstance(body, m.Reads):
             self._drop(asker.calls.pop(envelope.id))
-            asker.highest = envelope.id - 1
+            asker.settled = min(asker.settled, envelope.id - 1)
         return begin(self, owner, envelope, body, peer)
 
     return begun
