@@ -132,13 +132,13 @@ def test_the_logits_that_come_chose_the_last_token(client, prompt):
     stopped.close()
 
 
-@pytest.mark.parametrize("end", [djinn.Session.cancel, djinn.Session.close])
-def test_what_is_under_way_when_its_session_ends_says_so(client, prompt, end):
+@pytest.mark.parametrize(("end", "state"), [(djinn.Session.cancel, "cancelled"), (djinn.Session.close, "closed")])
+def test_what_is_under_way_when_its_session_ends_says_so(client, prompt, end, state):
     session = client.open()
     stream = session.prefill(prompt, max_new_tokens=150, stream=True)
     next(stream)
     end(session)
-    with pytest.raises(errors.IllegalMove, match="the session was cancelled"):
+    with pytest.raises(errors.IllegalMove, match=f"the session was {state} while"):
         stream.result()
 
 

@@ -168,7 +168,7 @@ class Session:
         self.connection.ask(m.Park(session=self.id, durable=durable))
 
     def cancel(self) -> None:
-        """End it, whatever it does; a pass that runs is the last. A call under way raises IllegalMove, "was cancelled".
+        """End it, whatever it does; a pass that runs is the last. A call under way raises IllegalMove.
 
         Raises NoSuchSession where it has ended already.
         """

@@ -144,7 +144,8 @@ class _Run:
         follow it."""
         work, session = self.work, self.session
         if work.ends:
-            raise IllegalMove(f"the session was {work.ends} while its request ran")
+            how = "closed" if work.ends is State.DONE else work.ends
+            raise IllegalMove(f"the session was {how} while its request ran")
         result = yield Step(
             session.cache,
             one,
