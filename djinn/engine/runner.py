@@ -22,6 +22,7 @@ from djinn.engine.steps import Pass, Ran, Step
 from djinn.errors import Draining, IllegalMove
 from djinn.model.executor import Stopped
 from djinn.paging.pager import Pager
+from djinn.states import State
 
 Steps = Generator[Step, Stopped | Ran, Paused | Outcome]
 WRITE_THROUGH = 32  # tokens of a pass from which on its layers are copied out behind it; fewer wait for an eviction
