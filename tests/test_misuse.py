@@ -198,7 +198,7 @@ def test_what_torch_and_ranges_give_is_as_good_as_python_s_own(client, prompt):
         ({"endpoint": None}, "not NoneType"),
         ({"endpoint": 5556}, "not int"),
         ({"endpoint": b"tcp://127.0.0.1:1"}, "not bytes"),
-        *(({"timeout": timeout}, "number of seconds") for timeout in (None, "5", -1, float("nan"), float("inf"))),
+        *(({"timeout": timeout}, "number of seconds") for timeout in (None, "5", -1, float("nan"))),
         ({"keys": 5}, "djinn keys"),
         ({"token": 123}, "32 to 128"),
         ({"token": b"a" * 32}, "32 to 128"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
@@ -92,7 +91,7 @@ def address(given: str | Listening) -> str:
 
 
 def seconds(given: Any) -> float:
-    if not isinstance(given, int | float) or not 0 <= given < math.inf:
+    if not (isinstance(given, int | float) and given >= 0):  # NaN is not
         raise BadRequest(f"timeout={given!r} is not a number of seconds: give 0 or more")
     return given
 

@@ -52,19 +52,15 @@ class HandSwap(Local):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        self.batch = job.setting["batch"]
         if len(set(map(len, job.prompts))) > 1:
             raise Unable("it decodes groups of equal lengths, and these prompts are of several")
-        self.shape = (
-            *(self.facts["layers"], 2, self.batch, self.facts["kv_heads"]),
-            *(len(job.prompts[0]) + job.new_tokens + 1, self.facts["head_dim"]),
-        )
-        one = self.batch * self.shape[4] * self.facts["kv_bytes_per_token"]
-        self.fit = self.job.kv_room // one
-        if self.fit < 1:
-            raise Unable(
-                f"a group of {self.batch} keeps {format_bytes(one)}, the budget leaves {format_bytes(self.job.kv_room)}"
-            )
+        capacity = len(job.prompts[0]) + job.new_tokens + 1
+        one = capacity * self.facts["kv_bytes_per_token"]
+        self.batch = min(job.setting["batch"], job.kv_room // one)  # a group is no larger than the device
+        if self.batch < 1:
+            raise Unable(f"a session keeps {format_bytes(one)}, the budget leaves {format_bytes(job.kv_room)}")
+        self.shape = (self.facts["layers"], 2, self.batch, self.facts["kv_heads"], capacity, self.facts["head_dim"])
+        self.fit = job.kv_room // (self.batch * one)
         groups = -(-len(job.prompts) // self.batch)
         self.rooms = [
             torch.zeros(self.shape, dtype=self.model.dtype, device=self.place) for _ in range(min(self.fit, groups))
