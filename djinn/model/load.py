@@ -113,7 +113,7 @@ def _read(where: str, dtype: str | None, revision: str | None) -> PreTrainedMode
         output_loading_info=True,
     )
     # Buffers do not count: a checkpoint of before a buffer was kept is whole without it. Tied weights have gone from the list.
-    missing = found["missing_keys"] & {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    missing = set(found["missing_keys"]) & {name for name, _ in model.named_parameters(remove_duplicate=False)}
     if missing:
         raise WeightsUnavailable(
             f"{where} lacks {_named(missing)}: give a checkpoint that holds all its model's weights"
