@@ -5,12 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-import threading
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import zmq
+from odd_server import odd_server, replies
 from sessions import alone
 
 import djinn
@@ -210,45 +209,15 @@ def test_what_is_held_for_a_client_is_bounded_and_ends_with_it():
     assert outbox.retry_ms() is None
 
 
-@pytest.fixture
-def lossy() -> Iterator[str]:
-    """A server that answers one streamed request and loses tokens 2 and 3 of 6."""
-    socket = zmq.Context.instance().socket(zmq.ROUTER)
-    socket.linger, socket.rcvtimeo = 0, 30_000  # ms; a client that failed must not leave the thread waiting
-    port = socket.bind_to_random_port("tcp://127.0.0.1")
-
-    def serve() -> None:
-        welcome = m.Welcome(
-            protocol=m.PROTOCOL,
-            server_version="",
-            model={},
-            device="",
-            depth=1,
-            vocabulary=1,
-            hidden_size=1,
-            max_tokens=1,
-            plan={},
-            max_message_bytes=1 << 20,
-            lease_s=1.0,
-        )
-        last = m.OutcomeReply(tokens=(10, 11, 12, 13, 14, 15), checkpoints={}, stamps={})
-        for replies in ([welcome], [m.Opened(session="s")], [*map(token, (0, 1, 4, 5)), last]):
-            peer, *frames = socket.recv_multipart()
-            for reply in replies:
-                socket.send_multipart([peer, *pack(unpack(frames, "request")[0].id, reply)])
-
-    def token(index: int) -> m.TokenReply:
-        return m.TokenReply(index=index, token=10 + index)
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    yield f"tcp://127.0.0.1:{port}"
-    thread.join()
-    socket.close()
+def token(index: int) -> m.TokenReply:
+    return m.TokenReply(index=index, token=10 + index)
 
 
-def test_tokens_that_were_dropped_are_filled_in(lossy):
-    with djinn.connect(lossy, timeout=30) as client:
+def test_tokens_that_were_dropped_are_filled_in():
+    """A server that loses tokens 2 and 3 of 6."""
+    last = m.OutcomeReply(tokens=(10, 11, 12, 13, 14, 15), checkpoints={}, stamps={})
+    lossy = odd_server(replies(m.Opened(session="s")), replies(*map(token, (0, 1, 4, 5)), last))
+    with lossy as endpoint, djinn.connect(endpoint, timeout=30) as client:
         stream = client.open().generate(max_new_tokens=6, stream=True)
         assert list(stream) == [10, 11, 12, 13, 14, 15]
         assert stream.result().tokens.tolist() == [10, 11, 12, 13, 14, 15]
