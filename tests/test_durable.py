@@ -23,6 +23,7 @@ from djinn.durable.record import FORMAT, Chooser, Identity, Kept, Part, Record
 from djinn.durable.store import Store
 from djinn.errors import BadRequest, StateInUse, StateRefused
 from djinn.sampling import GREEDY
+from djinn.tiers.disk import CHUNK, Disk
 from djinn.timeline import Timeline
 
 KEY = "0123456789abcdef"
@@ -257,6 +258,17 @@ def test_the_store_writes_in_turn_and_tells_what_went_wrong(folder):
         store.read(KEY, into)
     assert not folder.file(KEY).exists()
     store.close()
+
+
+def test_of_a_spilled_sessions_file_a_part_that_was_discarded_is_passed_over():
+    """A durable file made of it leaves that part out, and no other's bytes move up into its place."""
+    disk, told = Disk(Timeline()), queue.SimpleQueue()
+    parts = [torch.full((size,), fill, dtype=torch.uint8) for fill, size in enumerate((3, 2 * CHUNK + 1, 5))]
+    disk.write("1", [[part] for part in parts], told.put)
+    assert told.get(timeout=30) is None
+    pages = zip(disk.pieces("1", [part.numel() for part in parts]), (True, False, True), strict=True)
+    assert [b"".join(page) for page, wanted in pages if wanted] == [b"\0" * 3, b"\2" * 5]
+    disk.close()
 
 
 def test_a_damaged_file_that_cannot_be_set_aside_is_told_too(folder, monkeypatch):

@@ -60,8 +60,11 @@ class Disk:
     def pieces(self, name: str, sizes: Sequence[int]) -> Iterator[Iterator[bytes]]:
         """The parts of the file `name` in pieces, for another file; read when they are asked for, on the asker's thread."""
         with open(self.path(name), "rb", buffering=0) as file:
+            start = 0
             for size in sizes:
+                file.seek(start)  # the one before may have been left out: nobody read it
                 yield _pieces(file, size)
+                start += size
 
     def forget(self, name: str) -> None:
         """The session is closed, or has another file; this one goes when what is queued before is done."""
