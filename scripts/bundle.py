@@ -113,7 +113,8 @@ def main() -> None:
     if "wheels" in only:
         names = closure(ROOTS, host_packages(args.host))
         wheels(names, args.python, args.out / "wheels")
-        shutil.copy(ROOT / "scripts" / "offline_install.sh", args.out / "wheels" / "install.sh")
+        for name in ("install", "bytecode"):
+            shutil.copy(ROOT / "scripts" / f"offline_{name}.sh", args.out / "wheels" / f"{name}.sh")
     if "weights" in only:
         weights(args.out / "weights")
     if "commit" in only:

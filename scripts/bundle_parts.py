@@ -21,4 +21,5 @@ def in_parts(whole: Path, folder: Path, script: str, part_bytes: int = PART_BYTE
             (folder / f"{whole.name}.part-{number}").write_bytes(part)
     (folder / "sha256").write_text(f"{digest.hexdigest()}  {whole.name}\n")
     shutil.copy(HERE / script, folder / "unpack.sh")
-    shutil.copy(HERE / "offline_parts.sh", folder / "parts.sh")
+    for name in ("parts", "bytecode"):
+        shutil.copy(HERE / f"offline_{name}.sh", folder / f"{name}.sh")

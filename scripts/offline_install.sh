@@ -9,13 +9,7 @@ set -euo pipefail
 python=${PYTHON:-python3}
 venv=${1:-.venv}
 wheels=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-
-# Where an image forbids bytecode beside the sources the workflow keeps its own (workflow/evaluation/lifeline.py). What is imported
-# here is compiled for it: else the rule that imports a library first does that, half a minute of a card's campaign in all.
-if [ -n "${PYTHONDONTWRITEBYTECODE:-}" ]; then
-  unset PYTHONDONTWRITEBYTECODE
-  export PYTHONPYCACHEPREFIX=${PYTHONPYCACHEPREFIX:-$PWD/.snakemake/bytecode}
-fi
+. "$wheels/bytecode.sh"
 
 "$python" -m venv --clear --without-pip "$venv"
 site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')

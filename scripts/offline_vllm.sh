@@ -12,12 +12,7 @@ venv=${1:-.venv-vllm}
 ours=${2:-.venv}
 staged=${DJINN_VLLM_PARTS:-${TMPDIR:-/tmp}/djinn-vllm}
 . "$here/parts.sh"
-# Where an image forbids bytecode beside the sources the workflow keeps its own (workflow/evaluation/lifeline.py). What is imported
-# here is compiled for it: else the rule that imports a library first does that, half a minute of a card's campaign in all.
-if [ -n "${PYTHONDONTWRITEBYTECODE:-}" ]; then
-  unset PYTHONDONTWRITEBYTECODE
-  export PYTHONPYCACHEPREFIX=${PYTHONPYCACHEPREFIX:-$PWD/.snakemake/bytecode}
-fi
+. "$here/bytecode.sh"
 purelib='import sysconfig; print(sysconfig.get_path("purelib"))'
 "$ours/bin/python" -m venv --clear --without-pip "$venv"
 site=$("$venv/bin/python" -c "$purelib")

@@ -96,9 +96,7 @@ class Lives:
     def __init__(self, engine: Engine, seed: int) -> None:
         self.engine, self.draw = engine, random.Random(seed)
         self.lives: list[Life] = []
-        self.seen: list[
-            tuple[Ops, int | None, object]
-        ] = []  # of which call, which hidden state of it, and what was told
+        self.seen: list[tuple[Ops, int | None, object]] = []  # of which call, which hidden state of it, what was told
         self.saves: list[queue.SimpleQueue] = []
         self.counts: Counter[str] = Counter()
 

@@ -38,7 +38,9 @@ def test_a_freeze_file_of_a_host_is_read(tmp_path):
     assert bundle.host_packages(tmp_path / "host.txt") == {"torch", "py-yaml"}
 
 
-@pytest.mark.parametrize("script", ["offline_install.sh", "offline_weights.sh", "offline_vllm.sh", "offline_parts.sh"])
+@pytest.mark.parametrize(
+    "script", ["offline_install.sh", "offline_weights.sh", "offline_vllm.sh", "offline_parts.sh", "offline_bytecode.sh"]
+)
 def test_the_hosts_scripts_are_sound_shell(script):
     subprocess.run(["bash", "-n", str(ROOT / "scripts" / script)], check=True)
 

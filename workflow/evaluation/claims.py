@@ -48,9 +48,8 @@ class Claim(BaseModel):
     better_at: float | None = None  # met by this much is "better" than promised
     absolute: bool = False  # tied to the seed's machine: elsewhere it can be met, but not "better"
     scales: list[str] | None = None  # asked only at these scales
-    note: str | dict[Literal["cpu", "cuda"], str] | None = (
-        None  # shown when the claim is not met, there if it says where
-    )
+    # shown when the claim is not met, there if it says where
+    note: str | dict[Literal["cpu", "cuda"], str] | None = None
     log: Log | None = None  # the word under which the seed's log is searched for it
     reviewer: Reviewer | None = None  # the seed's reviewer whom it answers
     row: str | None = (

@@ -149,9 +149,8 @@ class Settings(Section):
         Annotated[str, Field(pattern=r"^tcp://(127\.0\.0\.1|localhost|\[::1\]):\d+$"), AfterValidator(_port)] | None
     ) = None
     device: Annotated[str, Field(pattern=r"^(cpu|cuda:\d+)$")]
-    threads: Annotated[
-        Whole, Field(ge=1, le=1024)
-    ]  # more than this machine has is slow, not wrong; no machine has more than that
+    # more than this machine has is slow, not wrong; no machine has more than that
+    threads: Annotated[Whole, Field(ge=1, le=1024)]
     model: Model
     budget: Budget
     oversubscription: Oversubscription

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 WORKFLOW = Path(__file__).resolve().parents[1]
@@ -37,15 +37,16 @@ def code(*modules: str) -> str:
     return digest(*found)
 
 
-def _imported(path: Path) -> Iterator[Path]:
+@cache
+def _imported(path: Path) -> tuple[Path, ...]:
+    """By the modules of several rules: each is parsed once."""
+    every: list[str] = []
     for node in ast.walk(ast.parse(path.read_text(), str(path))):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            every += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        yield from filter(Path.is_file, (_file(name) for name in names if name.startswith("evaluation.")))
+            every += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(filter(Path.is_file, (_file(name) for name in every if name.startswith("evaluation."))))
 
 
 def _file(module: str) -> Path:
