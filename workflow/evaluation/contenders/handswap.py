@@ -45,8 +45,8 @@ class Group:
 
 
 class HandSwap(Local):
-    # 13 leaves least of 50 sessions without room where 39 have it, 25 takes the fewest passes
-    TUNED = ({"batch": 4}, {"batch": 13}, {"batch": 25})
+    # 13 leaves least of 50 sessions without room where 39 have it, 25 takes the fewest passes; what is likeliest comes first
+    TUNED = ({"batch": 13}, {"batch": 25}, {"batch": 4})
     TUNED_WHOLE = True
     pinned: bool
 
