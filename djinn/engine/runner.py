@@ -122,11 +122,12 @@ class _Run:
         self.runner.set_lengths(session)
         session.length, session.unfed, session.pause = source.past, [], None
         session.sampler = source.sampler.copy()
-        kept = self.runner.layout.hidden(session.residence, source.name, len(source.ids))
-        if (work.edits or work.activation is not None) and not torch.equal(first.hidden, kept):
-            above = [c.name for c in session.checkpoints.values() if c.layer > source.layer]
-            for name in above:  # the layers between are about to be written anew: their KV is no longer theirs
-                del session.checkpoints[name]
+        above = [c.name for c in session.checkpoints.values() if c.layer > source.layer]
+        if above and (work.edits or work.activation is not None):
+            kept = self.runner.layout.hidden(session.residence, source.name, len(source.ids))
+            if not torch.equal(first.hidden, kept):  # the layers between are written anew: their KV is no longer theirs
+                for name in above:
+                    del session.checkpoints[name]
 
     def _followed(self) -> bool:
         """Whether behind the pass that comes next, if it runs to its end, a whole one over its likeliest token is wanted."""
