@@ -20,7 +20,7 @@ from fuzz.house import inside
 from fuzz.run import Fuzzer, Report
 
 SHORT = 2000  # exchanges
-REMEMBERED = 40_960  # bytes of each refusal, by the bug that remembers them
+REMEMBERED = 81_920  # bytes of each refusal, by the bug that remembers them
 
 
 @dataclass(frozen=True)
