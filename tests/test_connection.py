@@ -112,6 +112,19 @@ def test_waiting_for_the_next_ends_in_time_whatever_else_comes(client, prompt):
     session.close()
 
 
+def test_what_cannot_be_waited_for_is_refused(client, prompt):
+    session = client.open()
+    pending = session.prefill(prompt, wait=False)
+    for timeout in ("1", float("nan"), [1]):
+        for call in (lambda: pending.result(timeout), lambda: list(djinn.as_completed([pending], timeout))):  # noqa: B023
+            with pytest.raises(BadRequest, match="is not a number of seconds"):
+                call()
+    with pytest.raises(BadRequest, match="wait=False or stream=True give, not int"):
+        list(djinn.as_completed([pending, 1]))
+    assert pending.result().logits.shape == (512,)
+    session.close()
+
+
 @pytest.mark.parametrize("timeout", [float("inf"), 1e300])
 def test_a_client_that_waits_for_ever(server, timeout):
     with djinn.connect(server.endpoint, timeout) as client:

@@ -242,6 +242,12 @@ def test_one_server_at_a_time(tmp_path, folder):
         StateFolder(tmp_path / "nowhere")
 
 
+def test_a_folder_that_cannot_be_written_to_is_refused_with_why(tmp_path):
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(BadRequest, match="cannot be used: Is a directory"):
+        StateFolder(tmp_path)
+
+
 def test_the_store_writes_in_turn_and_tells_what_went_wrong(folder):
     store, told, done = Store(folder, Timeline()), [], threading.Event()
     store.save(record(), pieces()[:1], always, told.append)  # too few parts: a defect, and told

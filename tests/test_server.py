@@ -142,6 +142,7 @@ def test_a_model_that_the_probe_refuses_ends_the_server(tmp_path):
         ({"start_timeout": "1"}, BadRequest, "start_timeout"),
         ({"start_timeout": 0.2}, ServerGone, "start_timeout=0.2 s"),
         ({"without": "nothing"}, BadRequest, "'nothing'"),
+        ({"max_message": 0}, BadRequest, "--max-message 0 holds no request: give 4096"),
         ({"model": "tiny-llama", "device": "tpu"}, NoDevice, "tpu"),
         ({"state_dir": "/nowhere/at/all"}, BadRequest, "not a folder"),
     ],

@@ -11,9 +11,10 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import zmq
 
+from djinn.client import arguments
 from djinn.client.connection import Connection, Reply
 from djinn.client.line import milliseconds
-from djinn.errors import ServerGone
+from djinn.errors import BadRequest, ServerGone
 
 T = TypeVar("T")
 Make = Callable[[Any, list[np.ndarray]], T]
@@ -38,7 +39,7 @@ class Pending(Generic[T]):
 
     def result(self, timeout: float | None = None) -> T:
         """What the call returns or raises; ServerGone after `timeout` seconds or when the server died. May be asked again."""
-        self.connection.wait(self.done, timeout)
+        self.connection.wait(self.done, arguments.patience(timeout))
         self._reply.raise_failure()
         return self._made
 
@@ -87,6 +88,12 @@ def as_completed(pendings: Iterable[Pending], timeout: float | None = None) -> I
     `result()`, which raises what its call raises.
     """
     waiting, done = list(pendings), []
+    for one in waiting:
+        if not isinstance(one, Pending):
+            raise BadRequest(
+                f"as_completed() takes what calls with wait=False or stream=True give, not {type(one).__name__}"
+            )
+    arguments.patience(timeout)
 
     def some_are() -> bool:
         done[:] = [pending for pending in waiting if pending.done()]

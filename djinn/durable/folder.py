@@ -27,10 +27,19 @@ class StateFolder:
     """May be used from any thread, but for `write` and `forget`: one after the other, so that who is forgotten gets no file."""
 
     def __init__(self, path: Path) -> None:
-        """Raises BadRequest where there is no such folder, StateInUse, with its pid, where another server has it."""
+        """Raises BadRequest where there is no such folder or nothing can be written there, StateInUse, with its pid, where another
+        server has it."""
         if not path.is_dir():
             raise BadRequest(f"--state-dir {path} is not a folder: make it first")
         self.path = path.resolve()
+        try:
+            self._take(path)
+        except OSError as error:
+            raise BadRequest(
+                f"--state-dir {path} cannot be used: {error.strerror}. Give a folder to write to"
+            ) from error
+
+    def _take(self, path: Path) -> None:
         # The kernel gives the lock back when its process dies, however it dies: none is ever stale.
         self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:

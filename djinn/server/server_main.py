@@ -17,6 +17,7 @@ from djinn.errors import DjinnError
 from djinn.launch import READY, last_words
 from djinn.lifeline import die_with_parent
 from djinn.server.door import check_address, keyring_for
+from djinn.server.limits import message_bytes
 from djinn.sizes import parse_bytes, parse_seconds
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -157,6 +158,8 @@ def run(args: argparse.Namespace) -> None:
     if args.metrics_port is not None:
         check_address("127.0.0.1", args.metrics_port, "--metrics-port")
     parse_seconds(args.lease)
+    if args.max_message:
+        message_bytes(args.max_message)
     from djinn.server.build import build_service
 
     device = choose_device(args)
