@@ -111,7 +111,7 @@ def prefill_in_a_full_server(engine: Engine, session: Session) -> None:
     book, again = engine.pager.book, session.serial > 0
     with engine.lock:
         for residence in book.residences.values():
-            if residence.body.here and residence.body.has_host_copy and not residence.body.pins:
+            if residence.body.here and residence.body.host_bytes and not residence.body.pins:
                 evictions.yield_duplicate(book, residence)
     with taken(engine, "device"), contextlib.nullcontext() if again else taken(engine, "host"):
         ask(engine, session, ids=PROMPT[:32], break_at=LAYER)

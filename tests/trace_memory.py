@@ -61,6 +61,14 @@ class Memory:
                 self.put(pool, hole.start, bytes([POISON]) * hole.size)
         for residence in self.book.residences.values():
             self.same(residence, self._tier(residence.body))
+            self._counted(residence.body)
+
+    def _counted(self, body: Body) -> None:
+        """What is remembered of a body's parts is what they hold."""
+        parts, book = body.parts.values(), self.book
+        assert body.live_bytes == sum(part.live for part in parts)
+        assert body.host_bytes == sum(extent.size for part in parts for extent in part.host)
+        assert book.room(body) == sum(book.device.rounded(part.live) for part in parts)
 
     def _tier(self, body: Body) -> str:
         """The one tier whose copy counts."""
@@ -73,7 +81,7 @@ class Memory:
         for key, content in self.truth[residence.key].items():
             part = body.parts[key]
             assert part.live == len(content), f"{residence.key} {key}: {part.live} live bytes of {len(content)}"
-            if body.moving == "across" or (body.moving == "in" and not body.has_host_copy):
+            if body.moving == "across" or (body.moving == "in" and not body.host_bytes):
                 continue  # it grows or comes off a fork: where from is in nobody's accounts; checked when it has landed
             if tier == "device":
                 found = self.get("device", part.device.start, part.live)

@@ -23,7 +23,7 @@ def may_join(book: Ledger, asking: int) -> bool:
 
     Each tier is taken to hold whole sessions of the largest size, which is what it holds at worst.
     """
-    sizes = [asking, *(book.device.room(p.live for p in body.parts.values()) for body in book.bodies())]
+    sizes = [asking, *map(book.room, book.bodies())]
     largest = max(sizes)
     tiers = (book.device.capacity, book.host.capacity, book.disk_capacity)
     return sum(sizes) + largest <= sum(capacity // largest * largest for capacity in tiers)

@@ -34,7 +34,7 @@ def begin_evict(book: Ledger, residence: Residence) -> Transfer | None:
         _leave_stop(sharer)
         sharer.machine.move(State.EVICTING)
     moves = (
-        [(key, _mirror(book, part, part.live)) for key, part in body.items() if part.live > part.issued]
+        [(key, _mirror(book, body, part, part.live)) for key, part in body.items() if part.live > part.issued]
         if dirty
         else []
     )
@@ -81,7 +81,7 @@ def begin_mirror(book: Ledger, residence: Residence, key: Key, live: int) -> Tra
     part = body.parts[key]
     if live <= part.issued or book.host.rounded(live) - part.host_room > book.host.free_bytes:
         return None
-    moves = [(key, _mirror(book, part, live))]
+    moves = [(key, _mirror(book, body, part, live))]
     body.pins += 1
     return Transfer(
         "out", moves, partial(_end_mirror, book, body, key, live, body.epoch), partial(_cancel_mirror, book, body)
@@ -93,10 +93,11 @@ def _end_mirror(book: Ledger, body: Body, key: Key, live: int, epoch: int) -> No
     book.unpin(body)
 
 
-def _mirror(book: Ledger, part: Part, upto: int) -> list[Piece]:
+def _mirror(book: Ledger, body: Body, part: Part, upto: int) -> list[Piece]:
     short = book.host.rounded(upto) - part.host_room
     if short > 0:
         part.host += book.host.take_scattered(short)
+        body.touch()
     pieces = [Piece(part.device.start + at, host, n) for at, host, n in runs(part.host, part.issued, upto)]
     part.issued = upto
     return pieces
@@ -115,8 +116,7 @@ def yield_duplicate(book: Ledger, residence: Residence) -> None:
     body = residence.body
     if body.pins or not body.here:
         raise IllegalMove("a copy under way needs these bytes, or they are the only ones")
-    for part in body.parts.values():
-        book.free_host(part)
+    book.free_host(body, body.parts.values())
 
 
 def _leave_stop(residence: Residence) -> None:

@@ -135,6 +135,7 @@ class Ledger:
             residence.body.epoch += 1
             part.clean, part.issued = min(part.clean, live), min(part.issued, live)
         part.live = live
+        residence.body.touch()
 
     def drop(self, residence: Residence, key: Key) -> None:
         """A kept state is no longer needed."""
@@ -142,6 +143,10 @@ class Ledger:
         if len(residence.body.sharers) == 1:  # else the others may need it
             residence.body.parts[key].dropped = True
             self.settle(residence.body)
+
+    def room(self, body: Body) -> int:
+        """Bytes of the arena that its live bytes take."""
+        return body.summed("room", lambda parts: self.device.room(part.live for part in parts))
 
     def host_need(self, body: Body) -> int:
         """Bytes of the host pool that all of it would take beyond what it has there."""
@@ -160,8 +165,7 @@ class Ledger:
             return
         over = [body.parts.pop(key) for key in [key for key, part in body.items() if part.dropped or not body.sharers]]
         self.free_device(body, over)
-        for part in over:
-            self.free_host(part)
+        self.free_host(body, over)
         if not body.sharers:
             self.leave_disk(body)
             body.here = False
@@ -180,6 +184,8 @@ class Ledger:
     def free_device(self, body: Body, parts: Collection[Part]) -> None:
         self.device.give(*body.leave(parts))
 
-    def free_host(self, part: Part) -> None:
-        self.host.give(*part.host)
-        part.host, part.clean, part.issued = [], 0, 0
+    def free_host(self, body: Body, parts: Collection[Part]) -> None:
+        body.touch()
+        for part in parts:
+            self.host.give(*part.host)
+            part.host, part.clean, part.issued = [], 0, 0

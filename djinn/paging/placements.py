@@ -48,6 +48,7 @@ def begin_place(book: Ledger, request: Request) -> Transfer | None:
             left.append(part.device)
         new.parts[key] = part
         new.put(part, extent)
+    new.touch()
     turn = {key: at for at, key in enumerate(request.order)}
     moves.sort(key=lambda move: turn.get(move[0], len(turn)))
     if shared:

@@ -58,23 +58,30 @@ class Body:
     disk_bytes: int = 0  # its only copy is a file with this many live bytes
     durable: bool = False  # that file is its session's durable one: counted there, and kept when it has been read
     serial: int = field(default_factory=lambda: next(_serials))  # names that file
+    _sums: dict[str, int] = field(default_factory=dict, repr=False)
+
+    def summed(self, what: str, count: Callable[[Iterable[Part]], int]) -> int:
+        """What `count` gives of all parts, counted once until one changes: it is asked of every session under the lock."""
+        if what not in self._sums:
+            self._sums[what] = count(self.parts.values())
+        return self._sums[what]
+
+    def touch(self) -> None:
+        """A part's live bytes or its places in the host pool have changed, or a part came or went."""
+        self._sums.clear()
 
     @property
     def live_bytes(self) -> int:
-        return sum([part.live for part in self.parts.values()])
+        return self.summed("live", lambda parts: sum([part.live for part in parts]))
 
     @property
     def host_bytes(self) -> int:
-        return sum(part.host_room for part in self.parts.values())
+        return self.summed("host", lambda parts: sum([part.host_room for part in parts]))
 
     @property
     def dirty_bytes(self) -> int:
         """Bytes that an eviction would still have to copy."""
         return sum([part.live - part.issued for part in self.parts.values() if part.live > part.issued])
-
-    @property
-    def has_host_copy(self) -> bool:
-        return any(part.host for part in self.parts.values())
 
     @property
     def readable(self) -> bool:

@@ -53,6 +53,7 @@ def end(book: Ledger, saving: Saving, written: bool) -> None:
             book.leave_disk(body)
             for key in [key for key, part in body.items() if part.dropped]:
                 del body.parts[key]  # the file of before still had it
+            body.touch()
             _rest_on(body)
     book.unpin(body)
 
@@ -82,8 +83,7 @@ def put_out(book: Ledger, residence: Residence) -> None:
     body = residence.body
     _rest_on(body)
     residence.machine.move(State.DISK)
-    for part in body.parts.values():
-        book.free_host(part)
+    book.free_host(body, body.parts.values())
 
 
 def recover(book: Ledger, residence: Residence, saved: Saved) -> None:

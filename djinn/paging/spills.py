@@ -23,8 +23,7 @@ def end_spill(book: Ledger, body: Body) -> None:
     body.moving = None
     for sharer in body.sharers:
         sharer.machine.move(State.DISK)
-    for part in body.parts.values():
-        book.free_host(part)
+    book.free_host(body, body.parts.values())
     book.unpin(body)
 
 
@@ -35,6 +34,7 @@ def begin_fetch(book: Ledger, residence: Residence) -> Body | None:
         return None
     for part in body.parts.values():
         part.host = book.host.take_scattered(part.live) or []
+    body.touch()
     body.moving = "fetch"
     body.pins += 1
     return body
@@ -61,6 +61,5 @@ def end_fetch(book: Ledger, body: Body) -> None:
 def cancel_fetch(book: Ledger, body: Body) -> None:
     """The file could not be read: its session stays where it is."""
     body.moving = None
-    for part in body.parts.values():
-        book.free_host(part)
+    book.free_host(body, body.parts.values())
     book.unpin(body)

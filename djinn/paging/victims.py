@@ -93,7 +93,7 @@ def host_room(book: Ledger, request: Request) -> Spill | Yielded | None:
 def yield_somebody(book: Ledger) -> Yielded | None:
     """Give back somebody's copy in the host pool of what the device holds."""
     for body in book.bodies():
-        if body.here and not body.pins and not body.moving and body.has_host_copy:
+        if body.here and not body.pins and not body.moving and body.host_bytes:
             evictions.yield_duplicate(book, body.sharers[0])
             return Yielded()
     return None
@@ -108,7 +108,7 @@ def lift(book: Ledger, request: Request, missing: int) -> Move | None:
     body, others = request.residence.body, _others(book, request)
     need = book.host_need(body)
     for other in sorted(others, key=lambda other: other.sharers[0].waiting is not None):
-        up = book.device.room(part.live for part in other.parts.values())
+        up = book.room(other)
         both = up + missing <= book.device.free_bytes
         if len(other.sharers) > 1 or book.host.free_bytes + other.host_bytes < need:
             continue
@@ -142,7 +142,7 @@ def _cold(book: Ledger, request: Request) -> list[Residence]:
     return [
         body.sharers[0]
         for body in book.bodies()
-        if body.has_host_copy
+        if body.host_bytes
         and not body.here
         and not body.moving
         and not body.pins
