@@ -24,7 +24,8 @@ Op = Literal[">=", "<=", ">", "<", "==", "~"]
 Unit = Literal["ratio", "share", "ms", "s", "GB", "sessions", "logit"]
 Log = Literal["Token Accuracy", "Checkpoint", "Overhead"]
 Reviewer = Literal["steering", "checkpoint", "logits only"]
-SEED_MACHINE = "Llama-2-13B on an H100"
+SEED_CARD = "H100"
+SEED_MACHINE = f"Llama-2-13B on an {SEED_CARD}"
 
 
 class ClaimsError(ValueError):
@@ -159,7 +160,8 @@ def judge(claim: Claim, results: dict[str, Any]) -> dict[str, Any]:
         verdict, reason = "not run", detail if value is None else target_detail
     else:
         met = satisfied(value, claim, target)
-        alike = scale == "paper" or not claim.absolute
+        there = results["campaign"]["device"]
+        alike = not claim.absolute or (scale == "paper" and SEED_CARD in there["name"])
         better = met and alike and claim.better_at is not None and satisfied(value, claim, claim.better_at)
         verdict = "better" if better else "reproduced" if met else "not reproduced"
         asked = promise(claim.op, target, claim.unit, claim.tolerance)
@@ -173,8 +175,7 @@ def judge(claim: Claim, results: dict[str, Any]) -> dict[str, Any]:
                 f"this one for {subject(results, claim.source[0])}"
             )
         if not met:
-            there = results["campaign"]["device"]["kind"]
-            parts.append(claim.note.get(there, "") if isinstance(claim.note, dict) else claim.note or "")
+            parts.append(claim.note.get(there["kind"], "") if isinstance(claim.note, dict) else claim.note or "")
         reason = "; ".join(filter(None, parts))
     return {
         "id": claim.id,
