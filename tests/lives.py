@@ -55,7 +55,7 @@ def what(session: Session, op: Op) -> dict:
     if call == "prefill":
         return {"ids": tuple((7 * i * i + 3 * given) % 509 for i in range(20 + 30 * (given % 3))), **dict(rest[0])}
     if call == "resume":
-        return {"resume_from": session.pause, **dict(given)}
+        return {"resume_from": session.pause, "edits": rest[0] if session.pause else (), **dict(given)}
     source = list(session.checkpoints.values())[given]
     return {"resume_from": source, "rewind": True, "edits": rest[0], **dict(rest[1])}
 
@@ -132,7 +132,7 @@ class Lives:
             getattr(self, call)(life)
             self.counts[call] += 1
         except IllegalMove:
-            self.counts["not now"] += 1  # it is being saved
+            self.counts["not now"] += 1  # it is being saved, or stands below the checkpoint in the same pass
 
     def _answered(self, life: Life, wait: bool) -> bool:
         """Whether nothing is under way for it that was asked."""
@@ -161,12 +161,13 @@ class Lives:
     def resume(self, life: Life) -> None:
         pause = life.session.pause
         higher = [{"break_at": pause.layer + 1}, {"break_at": 8}] if pause and pause.layer < 8 else []
-        self._ask(life, ("resume", _given(self.draw.choice(MORE + higher))))
+        self._ask(life, ("resume", _given(self.draw.choice(MORE + higher)), self.draw.choice([(), (), (Scale(0.5),)])))
 
     def rewind(self, life: Life) -> None:
         edits = self.draw.choice([(), (Scale(0.5),), (Scale(2.0),)])
         index = self.draw.randrange(len(life.session.checkpoints))
-        self._ask(life, ("rewind", index, edits, _given(self.draw.choice(BACK))))
+        below = [{"break_at": 4}] if [*life.session.checkpoints.values()][index].layer < 4 else []
+        self._ask(life, ("rewind", index, edits, _given(self.draw.choice(BACK + below))))
 
     def fork(self, life: Life) -> None:
         if len(self.lives) < 12:

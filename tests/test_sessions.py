@@ -91,6 +91,28 @@ def test_an_edited_rewind_overtakes_the_checkpoints_above_it(client, prompt):
     session.close()
 
 
+def test_a_checkpoint_above_a_pause_of_its_pass_waits_until_the_layers_between_have_run(client, prompt):
+    """Their KV was given away with the rewind: going on from above used whatever lay there."""
+    session, other = client.open(), client.open()
+    checkpoints, _ = session.prefill(prompt, checkpoint_at=[2, 7])
+    whole = session.resume(checkpoints[7], max_new_tokens=4)
+    session.resume(checkpoints[2], break_at=4)
+    session.park()
+    other.prefill([7] * 200, max_new_tokens=1)
+    with pytest.raises(IllegalMove, match="layers 5 to 7 have not run since"):
+        session.resume(checkpoints[7], max_new_tokens=4)
+    assert session.resume().logits.shape == whole.logits.shape
+    again = session.resume(checkpoints[7], max_new_tokens=4)
+    assert again.tokens.tolist() == whole.tokens.tolist() and np.array_equal(again.logits, whole.logits)
+    session.resume(checkpoints[2], break_at=4)
+    session.resume(edit=djinn.Scale(0.5))
+    with pytest.raises(IllegalMove, match="overtook"):
+        session.resume(checkpoints[7])
+    session.resume(checkpoints[2])
+    session.close()
+    other.close()
+
+
 def test_more_sessions_than_the_arena_holds_all_come_back(client, prompt):
     prompts = [prompt[i:] + prompt[:i] for i in range(14)]
     expected = [alone(client, p, 5) for p in prompts]

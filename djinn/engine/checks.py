@@ -42,6 +42,8 @@ def check_work(session: Session, work: Work, limits: Limits) -> None:
     if work.sampling is not None:
         sampler.check(work.sampling)
     if work.resume_from is not None:
+        if work.rewind:
+            _check_rewind(session, work.resume_from)
         _check_edits(work, work.resume_from, limits.hidden_size)
     elif work.edits or work.activation is not None:
         raise BadRequest("the session is not paused: there is nothing to edit. Give a checkpoint, or pause it first")
@@ -79,6 +81,17 @@ def _check_breaks(work: Work, depth: int) -> None:
     source = work.resume_from
     if work.break_token is None and source and not work.fed() and work.break_at <= source.layer:
         raise BadRequest(f"break_at={work.break_at} has been passed: this pass stands after layer {source.layer}")
+
+
+def _check_rewind(session: Session, source: Checkpoint) -> None:
+    """Stopped below it in the same pass, behind a rewind further down, the layers up to it hold nothing of that pass yet."""
+    length = source.past + len(source.ids)
+    short = next((layer for layer, n in enumerate(session.cache.lengths[: source.layer], 1) if n < length), None)
+    if short is not None:
+        raise IllegalMove(
+            f"layers {short} to {source.layer} have not run since the session went back below this checkpoint: resume() the "
+            f"pause, or rewind to a checkpoint below layer {short}"
+        )
 
 
 def _check_edits(work: Work, source: Checkpoint, hidden_size: int) -> None:

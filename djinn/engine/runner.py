@@ -87,7 +87,9 @@ class _Run:
     def carry_out(self, given: list[Pass]) -> Steps:
         work, session = self.work, self.session
         if work.rewind:
-            self._rewind(given[0])
+            self._rewind()
+        if work.edits or work.activation is not None:
+            self._overtake(given[0])
         if work.sampling is not None:
             session.sampler = Sampler(work.sampling)
         for number, one in enumerate(given):
@@ -113,19 +115,22 @@ class _Run:
                 return self._pause(one, stopped)
         return self._outcome()
 
-    def _rewind(self, first: Pass) -> None:
-        """Take the session back to where its checkpoint was; an edit there overtakes the checkpoints above it."""
-        work, session = self.work, self.session
-        source = work.resume_from
+    def _rewind(self) -> None:
+        """Take the session back to where its checkpoint was."""
+        session, source = self.session, self.work.resume_from
         for index, layer in enumerate(session.cache.layers):
             layer.length = source.past + (len(source.ids) if index < source.layer else 0)
         self.runner.set_lengths(session)
         session.length, session.unfed, session.pause = source.past, [], None
         session.sampler = source.sampler.copy()
-        above = [c.name for c in session.checkpoints.values() if c.layer > source.layer]
-        if above and (work.edits or work.activation is not None):
+
+    def _overtake(self, first: Pass) -> None:
+        """The checkpoints above an edit, of the same pass: the layers between are written anew, their KV is no longer theirs."""
+        session, source = self.session, self.work.resume_from
+        above = [c.name for c in session.checkpoints.values() if c.past == source.past and c.layer > source.layer]
+        if above:
             kept = self.runner.layout.hidden(session.residence, source.name, len(source.ids))
-            if not torch.equal(first.hidden, kept):  # the layers between are written anew: their KV is no longer theirs
+            if not torch.equal(first.hidden, kept):
                 for name in above:
                     del session.checkpoints[name]
 
