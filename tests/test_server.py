@@ -10,11 +10,13 @@ import time
 
 import psutil
 import pytest
+import torch
 import zmq
 from small_models import save_steep_llama
 
 import djinn
 from djinn.errors import BadRequest, BudgetTooSmall, NoDevice, ServerGone, WeightsUnavailable
+from djinn.server.server_main import sole
 
 
 def test_garbage_is_answered_with_a_typed_failure(server):
@@ -101,6 +103,25 @@ def test_a_port_in_use_is_found_before_the_model_is_looked_for(server, option):
     done = start("--model", "/nowhere", option, taken)
     assert done.returncode == 2
     assert f"cannot listen on 127.0.0.1, {option} {taken}: Address already in use" in done.stderr
+
+
+@pytest.mark.parametrize(("seen", "left"), [(None, "2"), ("5,3, 1,0", "1"), ("GPU-a,GPU-b,GPU-c", "GPU-c")])
+def test_a_card_that_is_not_the_first_becomes_the_only_one(monkeypatch, seen, left):
+    """Every thread of a process begins on its first card: what the others launched went to a card that nobody had asked for."""
+    monkeypatch.setattr(
+        torch.cuda, "device_count", lambda: len(os.environ.get("CUDA_VISIBLE_DEVICES", "0,1,2").split(","))
+    )
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if seen:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    assert (sole("cpu"), sole("cuda:0"), os.environ.get("CUDA_VISIBLE_DEVICES")) == ("cpu", "cuda:0", seen)
+    with pytest.raises(NoDevice, match="cuda:7: this machine has"):
+        sole("cuda:7")
+    assert (sole("cuda:2"), os.environ["CUDA_VISIBLE_DEVICES"]) == ("cuda:0", left)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    with pytest.raises(NoDevice, match="start with CUDA_VISIBLE_DEVICES=1"):
+        sole("cuda:1")
 
 
 def start(*arguments: str) -> subprocess.CompletedProcess:

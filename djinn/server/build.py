@@ -134,7 +134,7 @@ def _build(
     limits = limits_of(args, max_tokens, facts["hidden_size"])
     door = Door(args.host, args.port, args.keys, limits.max_message_bytes)
     begun.callback(door.close)
-    hello = welcome(facts, str(place), plan.numbers(), max_tokens, limits)
+    hello = welcome(facts, args.device or str(place), plan.numbers(), max_tokens, limits)
     service = Service(engine, hello, limits, door, args.drain_timeout)
     begun.callback(Pulse(engine).stop)
     if args.metrics_port is not None:

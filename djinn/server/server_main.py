@@ -10,10 +10,11 @@ import faulthandler
 import gc
 import logging
 import math
+import os
 import signal
 import sys
 
-from djinn.errors import DjinnError
+from djinn.errors import DjinnError, NoDevice
 from djinn.launch import READY, last_words
 from djinn.lifeline import die_with_parent
 from djinn.server.door import check_address, keyring_for
@@ -152,6 +153,25 @@ def choose_device(args: argparse.Namespace) -> str:
     return args.device
 
 
+def sole(device: str) -> str:
+    """The same device; a card that is not the first as the only one that this process sees: a thread of CUDA's begins on the first
+    one, whatever the others chose, and what it launches would go there. To be called before CUDA has begun. Raises NoDevice."""
+    import torch
+
+    from djinn.model.load import torch_device
+
+    number = torch_device(device).index
+    if not number:
+        return device
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = seen.split(",")[number].strip() if seen else str(number)
+    if torch.cuda.device_count() != 1:  # CUDA has begun with all of them
+        raise NoDevice(
+            f"{device} cannot be made the only card: start with CUDA_VISIBLE_DEVICES={number} --device cuda:0"
+        )
+    return "cuda:0"
+
+
 def run(args: argparse.Namespace) -> None:
     keyring_for(args.host, args.keys)  # what is wrong is refused before the weights are loaded
     check_address(args.host, args.port)
@@ -162,7 +182,7 @@ def run(args: argparse.Namespace) -> None:
         message_bytes(args.max_message)
     from djinn.server.build import build_service
 
-    device = choose_device(args)
+    device = sole(choose_device(args))
     budget = None if args.device_budget is None else parse_bytes(args.device_budget)
     host = parse_bytes(args.host_budget)
     disk = None if args.disk_budget is None else parse_bytes(args.disk_budget)
