@@ -50,9 +50,9 @@ def check_work(session: Session, work: Work, limits: Limits) -> None:
 
 
 def _check_tokens(session: Session, work: Work, limits: Limits) -> None:
-    for what, ids in (("token id", work.ids), ("stop token", work.stop_tokens)):
-        if wrong := [i for i in ids if not 0 <= i < limits.vocabulary]:
-            raise BadRequest(f"{what} {wrong[0]} is outside 0..{limits.vocabulary - 1}, the vocabulary")
+    wrong = [i for i in work.ids if not 0 <= i < limits.vocabulary]
+    if wrong:
+        raise BadRequest(f"token id {wrong[0]} is outside 0..{limits.vocabulary - 1}, the vocabulary")
     if not work.rows() and session.last_logits is None:
         raise IllegalMove("the session holds nothing to go on from: prefill() it first")
     total = work.past() + work.rows() + work.max_new_tokens

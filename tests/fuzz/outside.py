@@ -67,6 +67,8 @@ def outside() -> Iterator[Outside]:
         ) as process:
             endpoint = next(line.removeprefix(READY).strip() for line in process.stdout if line.startswith(READY))
             made = Outside(endpoint, process.pid)
-            yield made
-            made.close()
-            process.terminate()
+            try:
+                yield made
+            finally:  # else who leaves by an error waits for the server for ever
+                made.close()
+                process.terminate()
