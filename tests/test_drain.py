@@ -13,12 +13,19 @@ from fault_steps import on_host, paused
 from faults import patched, taken
 from held import held
 
+import djinn
 from djinn.engine.drain import drain
 from djinn.engine.engine import Engine
 from djinn.errors import Draining, IllegalMove, OutOfMemory
 from djinn.paging.decisions import RefuseSave
 from djinn.paging.mover import Mover
+from djinn.server import service as serving
+from djinn.server.build import build_service
+from djinn.server.outbox import Outbox
+from djinn.server.server_main import parser
+from djinn.server.service import Service
 from djinn.states import State
+from djinn.wire import messages as m
 
 PROMPT = tuple((7 * i * i + 3) % 509 for i in range(100))
 
@@ -113,3 +120,39 @@ def test_who_is_ended_in_a_pass_is_under_way_until_that_has_ended(state, how):
         refused = told.get(timeout=WAIT_S)
         assert isinstance(refused, IllegalMove) and how in str(refused)
         assert session.machine.state is state and not engine.busy()
+
+
+@contextmanager
+def served() -> Iterator[tuple[Service, threading.Thread]]:
+    """A server on a thread of this process."""
+    args = parser().parse_args(["--model", "tiny-llama", "--port", "0", "--max-tokens", "256", "--threads", "1"])
+    service, _, shut_down = build_service(args, "cpu", 40 * 10**6, 60 * 10**6, 0)
+    thread = threading.Thread(target=service.serve, daemon=True)
+    thread.start()
+    try:
+        yield service, thread
+    finally:
+        service.stop()
+        over(thread)
+        shut_down()
+
+
+@pytest.mark.parametrize("reads_again", [True, False])
+def test_replies_that_are_held_as_the_server_ends_wait_for_their_client_a_while(reads_again, monkeypatch, caplog):
+    """Their requests have ended, so the drain does not wait for them."""
+    monkeypatch.setattr(serving, "LAST_REPLIES_S", WAIT_S if reads_again else 0.1)
+    reads, send = threading.Event(), Outbox._send
+    reads.set()
+    monkeypatch.setattr(Outbox, "_send", lambda outbox, *what: reads.is_set() and send(outbox, *what))
+    with served() as (service, thread), djinn.connect(service.endpoint, timeout=10) as client:
+        reads.clear()
+        numbers = [client.connection.send(m.Stats()) for _ in range(3)]
+        until(lambda: [len(held.waiting) for held in list(service._outbox._held.values())] == [3])
+        service.stop()
+        until(lambda: service._drained)
+        if reads_again:
+            thread.join(0.3)
+            reads.set()
+            client.connection.wait(lambda: all(number in client.connection._replies for number in numbers), None)
+        over(thread)
+    assert ("replies are lost" in caplog.text) is not reads_again

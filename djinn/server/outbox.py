@@ -63,6 +63,11 @@ class Outbox:
         """How long the owner may sleep: until the next try, or for ever (None)."""
         return RETRY_MS if self._held else None
 
+    def unsent(self) -> bool:
+        """Whether anything lies here, or a large reply is still on its way to its client."""
+        large = any(not sent.done for pipe in self._large.values() for sent, _ in pipe)
+        return large or bool(self._held) or not self._posted.empty()
+
     def connected(self, peer: bytes) -> bool:
         """Whether a client is still there: ZeroMQ's heartbeats find out, and it says so to who wants to send."""
         try:

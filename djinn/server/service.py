@@ -21,12 +21,13 @@ from djinn.server.dispatch import Dispatcher
 from djinn.server.door import Door
 from djinn.server.leases import Leases
 from djinn.server.limits import ServerLimits
-from djinn.server.outbox import Outbox
+from djinn.server.outbox import RETRY_MS, Outbox
 from djinn.wire import messages as m
 
 log = logging.getLogger(__name__)
 SWEEP_S = 60.0  # between looks at the leases, which a short lease makes more frequent
-LAST_WORDS_MS = 1000  # that the last replies may take to leave, when the server ends
+LAST_REPLIES_S = 5.0  # that replies may wait for clients that do not read just then, when the server ends
+LAST_WORDS_MS = 1000  # that what ZeroMQ has of them may take behind that
 
 
 class Service:
@@ -86,7 +87,17 @@ class Service:
                 self._dispatcher.end_leases(self._outbox.connected)
                 sweep = time.monotonic() + self._sweep_s
             self._outbox.flush()
+        self._send_the_rest()
         door.linger = LAST_WORDS_MS
+
+    def _send_the_rest(self) -> None:
+        """What has been answered and lies here: the next server does not know it, and nobody can ask for it again."""
+        until = time.monotonic() + LAST_REPLIES_S
+        while self._outbox.unsent() and time.monotonic() < until:
+            self._outbox.flush()
+            time.sleep(RETRY_MS / 1000)
+        if self._outbox.unsent():
+            log.warning("replies are lost: their clients left them unread for %g s", LAST_REPLIES_S)
 
     def _receive(self, frames: Sequence[zmq.Frame], accepted_ns: int) -> None:
         peer, *rest = frames
