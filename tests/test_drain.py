@@ -14,8 +14,11 @@ from faults import patched, taken
 from held import held
 
 import djinn
+from djinn.durable.record import Record
+from djinn.engine import keeper
 from djinn.engine.drain import drain
 from djinn.engine.engine import Engine
+from djinn.engine.session import Session
 from djinn.errors import Draining, IllegalMove, OutOfMemory
 from djinn.paging.decisions import RefuseSave
 from djinn.paging.mover import Mover
@@ -92,6 +95,26 @@ def test_a_session_that_is_refused_as_the_server_goes_is_written(tmp_path):
         assert isinstance(told.get(timeout=WAIT_S), Draining)
         over(draining(engine))
         assert [path.stem for path in tmp_path.glob("*.safetensors")] == [session.key]
+
+
+def test_a_session_of_which_no_record_can_be_made_does_not_lose_the_others(tmp_path, monkeypatch, caplog):
+    with small_engine("--threads", "1", "--state-dir", str(tmp_path), disk=None) as engine:
+        sessions = [engine.open() for _ in range(3)]
+        for session in sessions:
+            ask(engine, session, ids=PROMPT)
+        record_of = keeper.record_of
+
+        def fails(session: Session, *more) -> Record:
+            if session is sessions[0]:
+                raise KeyError("a defect")
+            return record_of(session, *more)
+
+        monkeypatch.setattr(keeper, "record_of", fails)
+        caplog.set_level("INFO")
+        over(draining(engine))
+        assert {path.stem for path in tmp_path.glob("*.safetensors")} == {session.key for session in sessions[1:]}
+    assert f"session {sessions[0].key} is lost: 'a defect'" in caplog.text
+    assert f"2 sessions are in {tmp_path}, 1 are lost" in caplog.text
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import time
 
 from djinn.engine.engine import Engine
 from djinn.engine.session import Session
-from djinn.errors import DjinnError
 from djinn.states import END
 
 log = logging.getLogger(__name__)
@@ -46,9 +45,9 @@ def _holds(session: Session) -> bool:
     return session.machine.state not in END and bool(session.length or session.residence.body.live_bytes)
 
 
-def _park(engine: Engine, sessions: list[Session]) -> list[tuple[Session, DjinnError]]:
+def _park(engine: Engine, sessions: list[Session]) -> list[tuple[Session, Exception]]:
     """All at once: who is written first makes room in the host pool for the next. Returns those that were not written."""
-    told: dict[str, DjinnError | None] = {}
+    told: dict[str, Exception | None] = {}
     for session in sessions:
         with engine.lock:  # one that a client is parking just now is asked for again when that has ended
             while session.residence.saving:
@@ -57,12 +56,16 @@ def _park(engine: Engine, sessions: list[Session]) -> list[tuple[Session, DjinnE
                 told[session.key] = None
                 continue
 
-            def then(error: DjinnError | None, key: str = session.key) -> None:
+            def then(error: Exception | None, key: str = session.key) -> None:
                 with engine.lock:
                     told[key] = error
                     engine.lock.notify_all()
 
-            engine.keeper.park(session, then)
+            try:
+                engine.keeper.park(session, then)
+            except Exception as error:  # a defect in one session must not lose all others
+                log.exception("session %s cannot be written", session.key)
+                told[session.key] = error
     with engine.lock:
         while len(told) < len(sessions):
             engine.lock.wait()
