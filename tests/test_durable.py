@@ -187,6 +187,25 @@ def test_a_write_that_fails_leaves_the_file_of_before(folder, monkeypatch, what)
         assert folder.file(KEY).read_bytes() == before
 
 
+def test_without_hard_links_a_file_is_replaced_and_stays_where_the_folder_cannot_be_synced(folder, monkeypatch):
+    """As on exFAT or SMB: there is nothing that could be put back, and of two files one must be there."""
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.EPERM, "no")
+
+    monkeypatch.setattr(os, "link", fails)
+    for serial in (1, 2):
+        folder.write(record(serial=serial), pieces(), always)
+        assert files.read_record(folder.file(KEY))[0].serial == serial
+    monkeypatch.setattr(files, "sync_folder", fails)
+    for key in (KEY, "another"):
+        with pytest.raises(OSError, match="no"):
+            folder.write(record(key, serial=3), pieces(), always)
+    assert sorted(path.name for path in folder.path.iterdir()) == [f"{KEY}.safetensors", "lock"]
+    assert files.read_record(folder.file(KEY))[0].serial == 3
+    read_all(folder.file(KEY))
+
+
 def only_the_first(fails):
     whole, calls = os.replace, []
 

@@ -96,16 +96,20 @@ class StateFolder:
             before.unlink(missing_ok=True)
 
     def _put_in_place(self, partial: Path, before: Path, path: Path) -> None:
-        """Where the folder cannot be synced, the file of before is back: what is not there for good must not be taken for it."""
-        if path.exists():
-            os.link(path, before)
+        """Where the folder cannot be synced, the file of before is back: what is not there for good must not be taken for it.
+
+        Not so on a file system without hard links, where nothing can hold that file meanwhile: the new one stays, whole and
+        synced itself, and after a power cut either of them may be there.
+        """
+        first = not path.exists()
+        held = not first and _linked(path, before)
         os.replace(partial, path)
         try:
             files.sync_folder(self.path)
         except OSError:
-            if before.exists():
+            if held:
                 os.replace(before, path)
-            else:
+            elif first:
                 path.unlink()
             raise
 
@@ -122,3 +126,11 @@ class StateFolder:
                 os.replace(path, aside)
                 return aside
         raise AssertionError("a count has no end")
+
+
+def _linked(path: Path, other: Path) -> bool:
+    try:
+        os.link(path, other)
+    except OSError:  # exFAT, SMB and some others have no hard links
+        return False
+    return True
