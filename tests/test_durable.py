@@ -225,6 +225,25 @@ def test_a_session_that_is_closed_while_it_is_written_gets_no_file(folder):
     assert not list(folder.found())
 
 
+def test_a_closed_sessions_file_is_gone_for_good_when_that_is_told(folder, monkeypatch):
+    """An unlink that is not synced is undone by a power cut."""
+    store, told, left = Store(folder, Timeline()), queue.SimpleQueue(), []
+    folder.write(record(), pieces(), always)
+    monkeypatch.setattr(files, "sync_folder", lambda path: left.append(sorted(each.name for each in path.iterdir())))
+    for _ in range(2):  # of one that has no file there is nothing to sync
+        store.forget(KEY, told.put)
+        assert told.get(timeout=30) is None and left == [["lock"]]
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, "no")
+
+    folder.write(record(), pieces(), always)
+    monkeypatch.setattr(files, "sync_folder", fails)
+    store.forget(KEY, told.put)
+    assert told.get(timeout=30).errno == errno.EIO
+    store.close()
+
+
 def test_damaged_files_are_kept_under_names_of_their_own(folder):
     for number in range(3):
         folder.write(record(serial=number), pieces(), always)

@@ -114,8 +114,11 @@ class StateFolder:
             raise
 
     def forget(self, key: str) -> None:
-        """The session is closed: it must not come back. Raises OSError."""
-        self.file(key).unlink(missing_ok=True)
+        """The session is closed: it must not come back, after a power cut neither. Raises OSError."""
+        path = self.file(key)
+        if path.exists():
+            path.unlink()
+            files.sync_folder(self.path)
 
     def set_aside(self, key: str) -> Path:
         """Keep a damaged file under another name, where no later one takes its place."""
