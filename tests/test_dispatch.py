@@ -13,7 +13,8 @@ from desk import LIMITS, Desk
 
 from djinn.engine.engine import Engine
 from djinn.engine.session import Session
-from djinn.errors import LimitReached, NoSuchSession, NotAllowed, ProtocolError
+from djinn.errors import BadRequest, LimitReached, NoSuchSession, NotAllowed, ProtocolError
+from djinn.server import requests
 from djinn.server.build import build_service
 from djinn.server.dispatch import owner_of
 from djinn.server.server_main import parser
@@ -115,6 +116,20 @@ def test_listed_with_what_they_hold_and_attached_with_all_there_is_to_go_on_from
     desk.ask("ann", m.Resume(session=first, checkpoint=found.checkpoints[0].name, break_at=7))
     again = desk.ask("ann", m.Attach(session=first))
     assert again.token_ids == tuple(range(20)) and again.pause.layer == 7, "a rewind takes the tokens back too"
+
+
+def test_an_activation_that_no_frame_holds_is_refused_with_what_to_do(desk, monkeypatch):
+    """Sent, it would end the client's whole connection: its socket takes no such frame."""
+    key = opened(desk, "ann")
+    paused = desk.ask("ann", m.Prefill(session=key, break_at=3), ids())
+    size = 20 * desk.engine.limits.hidden_size * 4
+    monkeypatch.setattr(requests, "MAX_TENSOR_BYTES", size - 1)
+    with pytest.raises(BadRequest, match=rf"{size} bytes, a reply holds {size - 1}: .*shorter turns.*edits="):
+        desk.ask("ann", m.FetchActivation(session=key, name=paused.name))
+    monkeypatch.setattr(requests, "MAX_TENSOR_BYTES", size)
+    assert desk.ask("ann", m.FetchActivation(session=key, name=paused.name)).dtype == "float32"
+    with pytest.raises(BadRequest, match="nothing is kept there"):
+        desk.ask("ann", m.FetchActivation(session=key, name="pause-9"))
 
 
 def test_sessions_are_kept_for_one_lease_after_the_last_sign_of_life(desk, caplog):

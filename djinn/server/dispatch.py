@@ -22,7 +22,7 @@ from djinn.errors import DjinnError, LimitReached, NotAllowed, ProtocolError, Se
 from djinn.server.leases import Leases
 from djinn.server.limits import ServerLimits
 from djinn.server.replies import Call, Replies, Send
-from djinn.server.requests import Computes, check_reply_size, reply_of, work_of
+from djinn.server.requests import Computes, check_activation_size, check_reply_size, reply_of, work_of
 from djinn.states import State
 from djinn.wire import messages as m
 from djinn.wire.frames import pack, unpack
@@ -127,7 +127,10 @@ class Dispatcher:
                 plain = hidden.view(torch.uint16) if hidden.dtype == torch.bfloat16 else hidden
                 self.replies.finish(call, m.ActivationReply(dtype=dtype), [plain.numpy()])
 
-        self.engine.activation(self.engine.find(body.session, call.owner), body.name, give)
+        with self.engine.lock:  # what is kept there is what is given
+            session = self.engine.find(body.session, call.owner)
+            check_activation_size(session, body.name, self.engine.pager.shape)
+            self.engine.activation(session, body.name, give)
 
     def _when_on_disk(self, call: Call, body: m.Park | m.Cancel | m.Close) -> None:
         """The reply comes when the session is in its file, or its file is gone."""

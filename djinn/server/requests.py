@@ -9,6 +9,7 @@ import torch
 
 from djinn.engine.session import Outcome, Paused, Result, Session, Work
 from djinn.errors import BadRequest, DjinnError, IllegalMove
+from djinn.sizes import KVShape
 from djinn.wire import messages as m
 from djinn.wire.frames import MAX_TENSOR_BYTES
 
@@ -49,6 +50,17 @@ def check_reply_size(work: Work, vocabulary: int) -> None:
     size = (work.rows() + work.max_new_tokens) * vocabulary * 4
     if work.logits == "all" and size > MAX_TENSOR_BYTES:
         raise BadRequest(f'logits="all" would be {size} bytes, a reply holds {MAX_TENSOR_BYTES}: ask in shorter turns')
+
+
+def check_activation_size(session: Session, name: str, shape: KVShape) -> None:
+    """Raise BadRequest where a kept hidden state would not fit one frame: the client's socket would hang up on it."""
+    kept = session.kept().get(name)
+    size = shape.hidden_bytes(len(kept.ids)) if kept else 0
+    if size > MAX_TENSOR_BYTES:
+        raise BadRequest(
+            f"the activation is {size} bytes, a reply holds {MAX_TENSOR_BYTES}: pause or keep a checkpoint in shorter turns, "
+            "or change it here with edits="
+        )
 
 
 def reply_of(result: Result) -> tuple[m.AnyReply, list[np.ndarray]]:
