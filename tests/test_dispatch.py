@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -13,11 +14,12 @@ from desk import LIMITS, Desk
 
 from djinn.engine.engine import Engine
 from djinn.engine.session import Session
-from djinn.errors import BadRequest, LimitReached, NoSuchSession, NotAllowed, ProtocolError
+from djinn.errors import BadRequest, LimitReached, NoSuchSession, NotAllowed, ProtocolError, ServerFault
 from djinn.server import requests
 from djinn.server.build import build_service
 from djinn.server.dispatch import owner_of
 from djinn.server.server_main import parser
+from djinn.timeline import Span
 from djinn.wire import messages as m
 from djinn.wire.envelope import Sender
 from djinn.wire.frames import pack
@@ -230,6 +232,31 @@ def test_requests_under_way_are_limited_by_owner(engine, desk):
     replies = [desk.replies[b"ann"].get(timeout=60)[1] for _ in range(4)]
     assert sorted(type(body).__name__ for body in replies) == ["Failure", *["PausedReply"] * 3]
     assert {body.code for body in replies if isinstance(body, m.Failure)} == {LimitReached.code}
+
+
+def test_a_timeline_that_takes_long_holds_up_nobody(desk, monkeypatch):
+    made, spans = threading.Event(), desk.engine.spans
+
+    def slow() -> list[Span]:
+        assert made.wait(5), "whoever is asked meanwhile waits for it"
+        return spans()
+
+    monkeypatch.setattr(desk.engine, "spans", slow)
+    desk.post("ann", m.Spans())
+    key = opened(desk, "ann")
+    assert key in desk.engine.sessions
+    made.set()
+    body, _ = desk.reply("ann")
+    assert (f"session {key[:8]}", "idle") in [span[:2] for span in body.spans]
+
+
+def test_a_timeline_that_cannot_be_made_is_answered_too(desk, monkeypatch):
+    def fails() -> list[Span]:
+        raise KeyError("a defect")
+
+    monkeypatch.setattr(desk.engine, "spans", fails)
+    with pytest.raises(ServerFault, match="KeyError: 'a defect'"):
+        desk.ask("ann", m.Spans())
 
 
 def test_frames_that_cannot_be_read_are_answered_under_number_0(desk):

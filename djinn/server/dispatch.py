@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -39,6 +40,10 @@ def failure(error: DjinnError) -> m.Failure:
     return m.Failure(code=error.code, message=str(error))
 
 
+def fault(error: Exception) -> m.Failure:
+    return m.Failure(code=ServerFault.code, message=f"{type(error).__name__}: {error}")
+
+
 class Dispatcher:
     def __init__(self, engine: Engine, welcome: m.Welcome, limits: ServerLimits, leases: Leases, send: Send) -> None:
         self.engine, self.welcome, self.limits, self.leases = engine, welcome, limits, leases
@@ -65,8 +70,7 @@ class Dispatcher:
             self._refuse(peer, getattr(error, "number", number), call, failure(error))
         except Exception as error:  # a defect in answering one request must not end the server; it is reported
             log.exception("request failed")
-            reason = m.Failure(code=ServerFault.code, message=f"{type(error).__name__}: {error}")
-            self._refuse(peer, number, call, reason)
+            self._refuse(peer, number, call, fault(error))
 
     def end_leases(self, connected: Callable[[bytes], bool]) -> None:
         """Cancel the sessions of owners who have given no sign of life for a whole lease; `connected(peer)` looks for them."""
@@ -96,6 +100,8 @@ class Dispatcher:
             self._submit(call, body, arrays, accepted_ns)
         elif isinstance(body, m.FetchActivation):
             self._fetch(call, body)
+        elif isinstance(body, m.Spans):
+            threading.Thread(target=self._tell_spans, args=(call,), name="spans", daemon=True).start()
         elif isinstance(body, m.Cancel | m.Close) or (isinstance(body, m.Park) and body.durable):
             self._when_on_disk(call, body)
         else:
@@ -132,6 +138,14 @@ class Dispatcher:
             check_activation_size(session, body.name, self.engine.pager.shape)
             self.engine.activation(session, body.name, give)
 
+    def _tell_spans(self, call: Call) -> None:
+        """On a thread of its own, of which an owner has no more than requests: with 1,000 sessions they take 0.2 s."""
+        try:
+            self.replies.finish(call, m.SpansReply(spans=tuple(self.engine.spans())))
+        except Exception as error:
+            log.exception("request failed")
+            self.replies.finish(call, fault(error))
+
     def _when_on_disk(self, call: Call, body: m.Park | m.Cancel | m.Close) -> None:
         """The reply comes when the session is in its file, or its file is gone."""
 
@@ -160,8 +174,6 @@ class Dispatcher:
                 stats = engine.stats()
                 sessions, waits = stats.pop("sessions"), stats.pop("waits")
                 return m.StatsReply(bytes=stats, sessions=sessions, waits=waits, clock_ns=time.monotonic_ns())
-            case m.Spans():
-                return m.SpansReply(spans=tuple(engine.spans()))
             case m.Open():
                 return m.Opened(session=self._opened(owner, lambda: engine.open(owner)).key)
             case m.Fork(session=key):
