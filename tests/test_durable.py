@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import queue
 import random
@@ -129,6 +131,31 @@ def test_a_record_of_another_format_is_refused_and_not_called_damaged(written):
     with pytest.raises(StateRefused, match=f"format {FORMAT + 1}") as refused:
         files.read_record(written)
     assert not isinstance(refused.value, files.Damaged)
+
+
+def test_a_header_in_another_form_is_read_and_one_with_another_table_is_not(written):
+    """As another version of what encodes it would write it: the record's words are under their seal, as they are."""
+    content = written.read_bytes()
+    length = 8 + int.from_bytes(content[:8], "little")
+    table = json.loads(content[8:length])
+
+    def rewrite(changed: dict) -> None:
+        text = json.dumps(changed, indent=1).encode()
+        written.write_bytes(len(text).to_bytes(8, "little") + text + content[length:])
+
+    words = json.dumps(dict(reversed(json.loads(table["__metadata__"]["djinn"]).items())))
+    sealed = {"djinn": words, "sha256": hashlib.sha256(words.encode()).hexdigest()}
+    rewrite(dict(reversed(table.items())) | {"__metadata__": sealed})
+    read_all(written)
+    first = table["kv.0"]
+    for other in ({}, {"shape": [2, 5, 1, 8]}, {"dtype": "F16"}, {"data_offsets": [4, 324]}, {"more": 1}):
+        rewrite(table | {("kv.0" if other else "kv.9"): first | other})
+        with pytest.raises(files.Damaged, match="table of tensors"):
+            files.read_record(written)
+    del table["kv.0"]
+    rewrite(table)
+    with pytest.raises(files.Damaged, match="table of tensors"):
+        files.read_record(written)
 
 
 def test_a_renamed_file_and_one_that_holds_no_session_are_refused(written, tmp_path):
