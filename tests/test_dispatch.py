@@ -126,7 +126,7 @@ def test_an_activation_that_no_frame_holds_is_refused_with_what_to_do(desk, monk
     paused = desk.ask("ann", m.Prefill(session=key, break_at=3), ids())
     size = 20 * desk.engine.limits.hidden_size * 4
     monkeypatch.setattr(requests, "MAX_TENSOR_BYTES", size - 1)
-    with pytest.raises(BadRequest, match=rf"{size} bytes, a reply holds {size - 1}: .*shorter turns.*edits="):
+    with pytest.raises(BadRequest, match=rf"{size} bytes, a reply holds {size - 1}: .*shorter turns.*edit="):
         desk.ask("ann", m.FetchActivation(session=key, name=paused.name))
     monkeypatch.setattr(requests, "MAX_TENSOR_BYTES", size)
     assert desk.ask("ann", m.FetchActivation(session=key, name=paused.name)).dtype == "float32"

@@ -59,7 +59,7 @@ def check_activation_size(session: Session, name: str, shape: KVShape) -> None:
     if size > MAX_TENSOR_BYTES:
         raise BadRequest(
             f"the activation is {size} bytes, a reply holds {MAX_TENSOR_BYTES}: pause or keep a checkpoint in shorter turns, "
-            "or change it here with edits="
+            "or edit it on the server (edit=)"
         )
 
 
