@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from asking import WAIT_S, ask, quiet, small_engine, submit, until
-from fault_steps import on_host, paused, spill
+from asking import WAIT_S, ask, durably, quiet, resume, small_engine, submit, until
+from fault_steps import idle, on_file, on_host, paused, spill, spilled
 from faults import breaking, taken
 from held import held
 
 from djinn.edits import Scale
 from djinn.engine.engine import Engine
 from djinn.engine.session import Outcome, Session
-from djinn.errors import BadRequest, IllegalMove, OutOfMemory, ServerFault
-from djinn.paging import placements
-from djinn.paging.decisions import Move
+from djinn.errors import BadRequest, IllegalMove, OutOfMemory, ServerFault, StorageError
+from djinn.paging import evictions, placements
+from djinn.paging.decisions import Fetch, Move, Save, Spill
+from djinn.paging.mover import Mover
 from djinn.states import State
 from djinn.tiers.disk import Disk
 
@@ -27,8 +28,8 @@ COPY_IN_FAILS = breaking("carry_out", "copy in")
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    with small_engine("--threads", "1", disk=10**7) as running:
+def engine(tmp_path_factory) -> Iterator[Engine]:
+    with small_engine("--threads", "1", "--state-dir", str(tmp_path_factory.mktemp("state")), disk=10**7) as running:
         yield running
 
 
@@ -118,6 +119,60 @@ def test_what_is_discarded_before_it_could_be_read_is_told_and_harms_nobody(engi
     assert isinstance(refused, BadRequest) and "nothing is kept there any more" in str(refused)
     assert torch.is_tensor(others.get(timeout=WAIT_S))
     assert ask(engine, session, max_new_tokens=1).tokens
+
+
+# -- not begun with the file -----------------------------------------------------------------------------------
+
+
+def at_the_mover(monkeypatch, kind: type, first: Callable[[], None]) -> None:
+    """`first` is called on the mover's thread before it carries out the next step of that kind, under no lock."""
+    carry_out, left = Mover._carry_out, [first]
+
+    def late(mover: Mover, step) -> None:
+        if isinstance(step, kind) and left:
+            left.pop()()
+        carry_out(mover, step)
+
+    monkeypatch.setattr(Mover, "_carry_out", late)
+
+
+@pytest.mark.parametrize("lies", [on_file, spilled])
+def test_one_that_is_closed_before_its_file_is_read_gives_all_back(engine, monkeypatch, lies):
+    session = lies(engine)
+    at_the_mover(monkeypatch, Fetch, lambda: engine.close(session.key))
+    look(engine, session)
+    until(lambda: session.residence.released and not session.residence.body.pins and not engine.pager.book.closing)
+
+
+def breaks() -> None:
+    raise KeyError("a defect")
+
+
+@pytest.mark.parametrize("lies", [on_file, spilled])
+def test_a_read_that_cannot_be_begun_is_told_and_can_be_asked_for_again(engine, monkeypatch, lies):
+    session = lies(engine)
+    at_the_mover(monkeypatch, Fetch, breaks)
+    assert isinstance(look(engine, session).get(timeout=WAIT_S), StorageError)
+    assert torch.is_tensor(look(engine, session).get(timeout=WAIT_S))
+
+
+def test_a_durable_file_that_cannot_be_begun_is_told_and_can_be_asked_for_again(engine, monkeypatch):
+    session = paused(engine)
+    at_the_mover(monkeypatch, Save, breaks)
+    with pytest.raises(ServerFault, match="a defect"):
+        durably(engine, session)
+    durably(engine, session)
+
+
+def test_a_spill_that_cannot_be_begun_leaves_its_session_in_the_host_pool(engine, monkeypatch):
+    session, other = on_host(engine, paused(engine)), idle(engine)
+    at_the_mover(monkeypatch, Spill, breaks)
+    with engine.lock:
+        evictions.yield_duplicate(engine.pager.book, other.residence)
+    with taken(engine, "host"), pytest.raises(OutOfMemory, match="failed the last write"):
+        durably(engine, other)
+    assert session.machine.state is State.HOST
+    assert resume(engine, session).tokens
 
 
 # -- forked ----------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def read(book: Ledger) -> Step | None:
         if not residence.read or residence.waiting or body.pins or residence.machine.state is not State.DISK:
             continue
         if fetched := spills.begin_fetch(book, residence):
-            return Fetch(fetched)
+            return Fetch(fetched, residence.key)
         if step := host_room(book, _last(book, residence)):
             return step
         if error := full(book, body.live_bytes):
@@ -77,7 +77,7 @@ def prefetch(book: Ledger) -> Move | Fetch | None:
         body = residence.body
         if residence.intended and not residence.waiting and len(body.sharers) == 1 and not body.pins:
             if residence.machine.state is State.DISK and (fetched := spills.begin_fetch(book, residence)):
-                return Fetch(fetched)
+                return Fetch(fetched, residence.key)
             if residence.machine.state is State.HOST and (placed := placements.begin_return(book, residence)):
                 return Move(placed, residence)
     return None

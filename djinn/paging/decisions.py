@@ -41,6 +41,7 @@ class Spill:
 @dataclass(frozen=True)
 class Fetch:
     body: Body
+    key: str  # of its session's durable file: it may be closed before that is read
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from djinn.paging.ledger import Ledger
 from djinn.paging.residence import Body, Key, Request, Residence
 from djinn.paging.transfers import Transfer, groups
 from djinn.tiers.disk import Disk
-from djinn.tiers.streams import Device, Mark, Wait
+from djinn.tiers.streams import Device, Mark, Wait, call_safely
 
 log = logging.getLogger(__name__)
 Buffer = memoryview | bytes
@@ -104,10 +104,23 @@ class Mover:
             work(step)
         except Exception as error:
             log.exception("paging failed")
-            residence = step.request.residence if isinstance(step, Grant | Refuse) else getattr(step, "residence", None)
-            self._ends.fail(residence, ServerFault(f"paging failed: {type(error).__name__}: {error}"))
+            self._failed(step, error)
             return False
         return True
+
+    def _failed(self, step: Step | Written, error: Exception) -> None:
+        """What has begun with a file ends as if that had failed: else its bytes would be under way for ever."""
+        match step:
+            case Spill(body=body):
+                call_safely(partial(self._ends.spilled, body, error))
+            case Fetch(body=body):
+                call_safely(partial(self._ends.fetched, body, error))
+            case Save(saving=saving):
+                call_safely(partial(self._ends.saved, saving, error))
+            case _:
+                concerned = step.request if isinstance(step, Grant | Refuse) else step
+                residence = getattr(concerned, "residence", None)
+                self._ends.fail(residence, ServerFault(f"paging failed: {type(error).__name__}: {error}"))
 
     def _next(self) -> Step | None:
         """Under the lock: what the policy decides. A defect in it fails those who wait, or it would meet them again."""
@@ -153,8 +166,8 @@ class Mover:
                 request.then(error)
             case Spill(body=body):
                 self.disk.write(str(body.serial), self.layout.host_pages(body), partial(self._ends.spilled, body))
-            case Fetch(body=body):
-                self._queue_fetch(body)
+            case Fetch(body=body, key=key):
+                self._queue_fetch(body, key)
             case Save(saving=saving):
                 saving.write(self._pages(saving.residence), partial(self._ends.saved, saving))
             case RefuseSave(saving=saving, error=error):
@@ -163,11 +176,10 @@ class Mover:
                 with self.lock:
                     self._ends.readers.refuse(body, error)
 
-    def _queue_fetch(self, body: Body) -> None:
+    def _queue_fetch(self, body: Body, key: str) -> None:
         pages = self.layout.host_pages(body)
         done = partial(self._ends.fetched, body)
         if body.durable:
-            key = body.sharers[0].key
             self.disk.run("read", pages, lambda: self.durable.read(key, pages), done)
         else:
             self.disk.read(str(body.serial), pages, done)

@@ -59,10 +59,10 @@ def _make_room(book: Ledger, request: Request, ahead: int) -> Step | None:
             return Move(placed, residence, request)
     elif book.device.fits(*parts):  # room up there first: fetched too early it would stand in the way of who must go
         if fetched := spills.begin_fetch(book, residence):
-            return Fetch(fetched)
+            return Fetch(fetched, residence.key)
         return host_room(book, request) or lift(book, request, missing) or _wait_or_refuse(book, request, total)
     elif first_to_the_host(book, request) and (fetched := spills.begin_fetch(book, residence)):
-        return Fetch(fetched)
+        return Fetch(fetched, residence.key)
     in_holes = book.device.free_bytes >= missing
     somebody_leaves = in_holes and request.resumed and _wanted(book) > book.device.free_bytes
     if in_holes and not somebody_leaves and (compacted := _move_down(book, begin_compact)):
