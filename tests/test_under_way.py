@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from djinn.paging.decisions import Fetch, Move, Save, Spill
 from djinn.paging.mover import Mover
 from djinn.states import State
 from djinn.tiers.disk import Disk
+from djinn.tiers.extents import Extent
 
 PROMPT = tuple((7 * i * i + 3) % 509 for i in range(100))
 COPY_IN_FAILS = breaking("carry_out", "copy in")
@@ -247,3 +249,32 @@ def test_one_that_was_refused_while_it_came_back_can_be_parked(engine):
             assert isinstance(told.get(timeout=WAIT_S), OutOfMemory)
     on_host(engine, session)
     assert ask(engine, session, resume_from=session.pause, max_new_tokens=120).tokens
+
+
+def test_who_is_refused_gives_back_what_it_grew_by(engine):
+    """There is room behind one of its parts, and not for the others; it cannot leave, for the host pool is full."""
+    session, book = idle(engine), engine.pager.book
+    quiet(engine)
+    with engine.lock:
+        evictions.yield_duplicate(book, session.residence)
+        last = max(part.device for part in session.residence.body.parts.values())
+    with taken(engine, "host"):
+        before = book.device.free_bytes
+        with taken_but_behind(engine, last), pytest.raises(OutOfMemory):
+            ask(engine, session, max_new_tokens=100)
+        assert book.device.free_bytes == before
+    assert ask(engine, session, max_new_tokens=100).tokens
+
+
+@contextmanager
+def taken_but_behind(engine: Engine, extent: Extent) -> Iterator[None]:
+    """Of the arena all is somebody else's but some units that follow upon that."""
+    hole = Extent(extent.end, 8 * engine.pager.book.device.unit)
+    with taken(engine, "device"):
+        with engine.lock:
+            engine.pager.book.device.give(hole)
+        try:
+            yield
+        finally:
+            with engine.lock:
+                assert engine.pager.book.device.extend(extent, extent.size + hole.size), "it is free again"

@@ -40,7 +40,7 @@ class LateMover:
                     room = missing <= self.book.device.free_bytes and not request.residence.body.disk_bytes
                     assert not (request.resumed and room), "refused, and there is room"
                     self.counts["refused"] += 1
-                    self.book.withdraw(request)
+                    self.book.refuse(request)
                     if request.residence.machine.state is State.QUEUED:
                         request.residence.machine.move(State.IDLE)
                 case decisions.Save(saving=saving):

@@ -50,12 +50,18 @@ class Ledger:
         self.waiting.sort(key=lambda r: r.rank)
 
     def withdraw(self, request: Request) -> None:
-        """Refused, granted or closed: it waits no longer."""
+        """Granted or closed, or refused as below: it waits no longer."""
         residence = request.residence
         self.waiting.remove(request)
         residence.waiting = None
         if residence.machine.state is State.RESTORING and residence.body.here:
             residence.machine.move(State.IO_WAIT)  # refused when it had just come back: it may leave again
+
+    def refuse(self, request: Request) -> None:
+        """It waits no longer; what its parts grew by for it, where they lie, is for others."""
+        self.withdraw(request)
+        if not request.residence.body.moving:  # else a copy may read behind the live bytes, where they lay before
+            self._trim(request.residence.body)
 
     def let_in(self, request: Request) -> None:
         """The session may run: what it needs is on the device, or comes behind gates."""
@@ -111,12 +117,14 @@ class Ledger:
         self.settle(residence.body)
 
     def stopped(self, residence: Residence) -> None:
-        """Its run is over: places beyond the live bytes are for others, and it may be evicted.
+        """Its run is over: places beyond the live bytes are for others, and it may be evicted."""
+        residence.granted = False
+        self._trim(residence.body)
 
-        Paused in a pass over few tokens, the layers above keep the unit that these will need when it goes on: without it
+    def _trim(self, body: Body) -> None:
+        """Paused in a pass over few tokens, the layers above keep the unit that these will need when it goes on: without it
         the session would have to move as a whole.
         """
-        body, residence.granted = residence.body, False
         longest = max((part.live for key, part in body.items() if isinstance(key, int)), default=0)
         tails = []
         for key, part in body.items():

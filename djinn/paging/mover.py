@@ -144,7 +144,7 @@ class Mover:
             case Grant(request=request):
                 self._ends.let_in(request)
             case Refuse(request=request):
-                self.book.withdraw(request)
+                self.book.refuse(request)
             case RefuseSave(saving=saving):
                 saves.withdraw(self.book, saving)
                 self.lock.notify_all()  # a drain that finds it being saved waits for the end of that

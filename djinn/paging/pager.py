@@ -202,7 +202,7 @@ class Pager:
         with self.lock:
             waiting = list(self.book.waiting)
             for request in waiting:
-                self.book.withdraw(request)
+                self.book.refuse(request)
         for request in waiting:
             request.then(Draining("the server is shutting down, and there was no room for this before"))
 
