@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from asking import ask, durably, small_engine
+from asking import ask, durably, quiet, small_engine
 from sessions import NEW, check_nothing_is_left, edited_alone, wait_for
 from stands import PROMPT, STANDS, expected_of, same, turned
 
 import djinn
 from djinn.errors import BadRequest, IllegalMove, NoSuchSession
-from djinn.states import State
+from djinn.paging import saves
+from djinn.paging.ledger import Ledger
+from djinn.paging.residence import Part, Residence, Saving
+from djinn.states import Machine, State
+from djinn.tiers.extents import Extents
 
 
 @pytest.mark.parametrize("name", STANDS)
@@ -142,3 +146,42 @@ def test_its_durable_file_alone_is_refused_by_name():
             engine.fork(session)
         session.residence.body.durable = False
         assert len(engine.sessions) == 1 and session.machine.state is State.PAUSED
+
+
+@pytest.mark.parametrize("last", ["discards", "is closed", "goes on"])
+def test_a_checkpoint_is_given_back_when_the_last_that_needs_it_does_not(last):
+    with small_engine("--threads", "1") as engine:
+        session = engine.open()
+        ask(engine, session, ids=tuple(PROMPT), checkpoint_at=(2,))
+        fork = engine.fork(session)
+        (name,) = session.checkpoints
+        engine.discard(session, name)
+        quiet(engine)
+        body = session.residence.body
+        assert body.parts[name].live, "the fork may need it still"
+        if last == "discards":
+            engine.discard(fork, name)
+        elif last == "is closed":
+            engine.close(fork.key)
+        else:
+            ask(engine, fork, max_new_tokens=1)
+            assert name in fork.residence.body.parts
+        quiet(engine)
+        assert name not in body.parts and session.residence.body is body
+
+
+def test_what_all_have_discarded_stays_until_the_file_that_names_it_is_written():
+    book = Ledger(Extents(4 * 256), Extents(4 * 256), 10**4)
+    session, fork = Residence("session", Machine(State.IO_WAIT)), Residence("fork", Machine(State.IO_WAIT))
+    book.open(session)
+    for key in (0, "checkpoint"):
+        session.body.parts[key] = Part(live=256, clean=256, issued=256, host=book.host.take_scattered(256))
+    book.fork(session, fork)
+    book.drop(session, "checkpoint")
+    saving = Saving(session, 512, lambda pages, done: None, lambda problem: None)
+    saves.ask(book, saving)
+    book.drop(fork, "checkpoint")
+    saves.begin(book, saving)
+    assert not session.body.parts["checkpoint"].dropped
+    saves.end(book, saving, written=True)
+    assert list(session.body.parts) == [0] and not session.saved.current

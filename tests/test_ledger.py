@@ -39,7 +39,7 @@ def test_ten_thousand_random_lives(part, record_property):
             kept.write_text(json.dumps(shrunk(trace)))
             raise AssertionError(f"trace {seed}: {error}; replay it with python tests/traces.py {kept}") from error
     rare = {"refused", "spilled", "fetched", "yielded", "forked", "rewound", "moved across", "moved in", "moved out"}
-    rare |= {"saved", "not saved", "fetched durable"} | {
+    rare |= {"saved", "not saved", "fetched durable", "discarded"} | {
         f"failed {what}" for what in ("in", "out", "spill", "fetch", "save")
     }
     assert all(counts[what] > 40 for what in rare), f"the traces are too tame: {dict(counts)}"

@@ -62,6 +62,15 @@ class Memory:
         for residence in self.book.residences.values():
             self.same(residence, self._tier(residence.body))
             self._counted(residence.body)
+            self._needed(residence.body)
+
+    def _needed(self, body: Body) -> None:
+        """A hidden state that all have discarded is kept for a copy or a file alone."""
+        if body.pins or body.disk_bytes or any(sharer.saving for sharer in body.sharers):
+            return
+        needed = {key for sharer in body.sharers for key in self.truth[sharer.key]}
+        for key, part in body.items():
+            assert isinstance(key, int) or not part.live or key in needed, f"{key} is kept for nobody"
 
     def _counted(self, body: Body) -> None:
         """What is remembered of a body's parts is what they hold."""

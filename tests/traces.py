@@ -23,6 +23,7 @@ LAYERS, TOKEN, ROW = 3, 4, 8  # bytes of a token in a layer, of a row of a hidde
 FEW_RESTORES = 10 * UNIT  # bytes on their way in at once, for every other trace
 WEIGHTS = {
     "open": 8, "ask": 24, "write": 20, "finish": 16, "park": 6, "look": 4, "fork": 3, "close": 1, "complete": 30, "save": 7,
+    "discard": 3,
 }  # fmt: skip
 
 Op = tuple[str, int, int]
@@ -153,6 +154,15 @@ class World:
         residence.intended = False
         if residence.body.live_bytes and residence.machine.state in (State.IDLE, State.PAUSED):
             residence.machine.move(State.IO_WAIT)
+
+    def discard(self, a: int, b: int) -> None:
+        """A hidden state is not needed any more by one that stands; forks of it may need it still."""
+        residence = self._pick(self._stopped(), a)
+        kept = residence and [k for k in self.memory.truth[residence.key] if isinstance(k, str)]
+        if kept:
+            self.book.drop(residence, kept[0])
+            del self.memory.truth[residence.key][kept[0]]
+            self.mover.counts["discarded"] += 1
 
     def fork(self, a: int, b: int) -> None:
         parent = self._pick(self._stopped(), a)

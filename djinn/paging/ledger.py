@@ -77,7 +77,8 @@ class Ledger:
 
     def whole(self, request: Request) -> dict[Key, int]:
         """The need, and whatever else of the session is alive: it moves as a whole."""
-        return {k: p.live for k, p in request.residence.body.items() if p.live and not p.dropped} | request.need
+        key, body = request.residence.key, request.residence.body
+        return {k: p.live for k, p in body.items() if p.live and key not in p.dropped_by} | request.need
 
     def missing(self, request: Request) -> dict[Key, int]:
         """Parts (and their bytes) for which new places must be taken."""
@@ -102,6 +103,9 @@ class Ledger:
         if parent.body.durable or parent.saving:  # the file is one session's alone
             raise IllegalMove("the session lies in its durable file: read its activation or resume it, then fork it")
         child.body = parent.body
+        for part in child.body.parts.values():
+            if parent.key in part.dropped_by:
+                part.dropped_by.add(child.key)
         child.body.sharers.append(child)
         self.open(child)
 
@@ -148,9 +152,8 @@ class Ledger:
     def drop(self, residence: Residence, key: Key) -> None:
         """A kept state is no longer needed."""
         self.changed(residence)
-        if len(residence.body.sharers) == 1:  # else the others may need it
-            residence.body.parts[key].dropped = True
-            self.settle(residence.body)
+        residence.body.parts[key].dropped_by.add(residence.key)
+        self.settle(residence.body)
 
     def room(self, body: Body) -> int:
         """Bytes of the arena that its live bytes take."""
@@ -169,6 +172,7 @@ class Ledger:
 
     def settle(self, body: Body) -> None:
         """Give back what nobody needs any more, unless a copy under way does."""
+        self._agree(body)
         if body.pins or (body.sharers and body.disk_bytes):  # a file's parts stay in step with it
             return
         over = [body.parts.pop(key) for key in [key for key, part in body.items() if part.dropped or not body.sharers]]
@@ -178,6 +182,18 @@ class Ledger:
             self.leave_disk(body)
             body.here = False
             self.closing.discard(body.serial)
+
+    def _agree(self, body: Body) -> None:
+        """What all sessions of the body have dropped is needed by none; not while one is written, whose record names it still."""
+        given_up = [part for part in body.parts.values() if part.dropped_by and not part.dropped]
+        if not given_up or any(sharer.saving for sharer in body.sharers):
+            return
+        keys = {sharer.key for sharer in body.sharers}
+        for part in given_up:
+            if part.dropped_by >= keys:
+                part.dropped = True
+                for sharer in body.sharers:
+                    self.changed(sharer)
 
     def give_disk(self, nbytes: int) -> None:
         self.disk_free += nbytes

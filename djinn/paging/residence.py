@@ -34,7 +34,10 @@ class Part:
     live: int = 0  # bytes that hold something
     clean: int = 0  # leading bytes that the host copy holds too
     issued: int = 0  # leading bytes whose copy to the host has at least been queued
-    dropped: bool = False  # no longer needed: given back when no copy needs it
+    dropped_by: set[str] = field(
+        default_factory=set
+    )  # keys of sessions that need it no longer: of forks others may still
+    dropped: bool = False  # all of them have: given back when no copy needs it
 
     @property
     def host_room(self) -> int:

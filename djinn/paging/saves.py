@@ -62,6 +62,7 @@ def withdraw(book: Ledger, saving: Saving) -> None:
     """Refused before it was begun."""
     book.saving.remove(saving)
     saving.residence.saving = None
+    book.settle(saving.residence.body)
 
 
 def forget(book: Ledger, residence: Residence) -> None:
