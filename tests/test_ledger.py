@@ -14,7 +14,7 @@ from trace_memory import UNIT, Memory
 from trace_mover import LateMover
 from traces import World, random_trace, shrunk
 
-from djinn.paging import decisions, evictions, policy, victims
+from djinn.paging import decisions, evictions, policy, spills, victims
 from djinn.paging.ledger import Ledger
 from djinn.paging.residence import Body, Part, Request, Residence
 from djinn.paging.transfers import Transfer
@@ -352,6 +352,26 @@ def test_who_is_refused_when_it_is_back_may_leave_again(units):
     assert residence.machine.state is State.IO_WAIT and residence.body.here
     residence.intended = False
     assert isinstance(policy.next_step(book), decisions.Evicted)
+
+
+def in_the_host_pool(book: Ledger, name: str, size: int) -> Residence:
+    residence = Residence(name, Machine(State.HOST))
+    book.open(residence)
+    residence.body.parts[0] = Part(live=size, clean=size, issued=size, host=book.host.take_scattered(size))
+    return residence
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_who_is_read_need_not_wait_until_nobody_waits_for_the_device(room):
+    """Under load somebody always does. Nobody else leaves the host pool for a reader then."""
+    book = Ledger(Extents(UNIT, UNIT), Extents((1 + room) * UNIT, UNIT), 2 * UNIT)
+    there(book, "runs", State.RUNNING, UNIT).granted = True
+    wanted = in_the_host_pool(book, "read", UNIT)
+    spills.end_spill(book, spills.begin_spill(book, wanted))
+    book.request(Request(in_the_host_pool(book, "waits", UNIT), {0: UNIT}, 1, resumed=True))
+    wanted.read = wanted.intended = True
+    step = policy.next_step(book)
+    assert step == (decisions.Fetch(wanted.body, "read") if room else None)
 
 
 def test_waste_of_sessions_that_grow_one_token_at_a_time():

@@ -45,6 +45,10 @@ class LateMover:
                         request.residence.machine.move(State.IDLE)
                 case decisions.Save(saving=saving):
                     self.flying["save"].append(lambda saving=saving: self._save(saving))
+                case decisions.RefuseRead(body=body):
+                    self.counts["not read"] += 1
+                    for sharer in body.sharers:
+                        self._refuse(sharer)
                 case decisions.RefuseSave(saving=saving):
                     self.counts["not saved"] += 1
                     saves.withdraw(self.book, saving)
@@ -75,7 +79,7 @@ class LateMover:
 
     def _refuse(self, residence: Residence) -> None:
         """What it asked for went wrong; it is where it was."""
-        residence.intended = False
+        residence.read = residence.intended = False
         if residence.waiting:
             self.book.withdraw(residence.waiting)
 
@@ -143,10 +147,12 @@ class LateMover:
             self.counts["saved"] += 1
 
     def complete(self, among: int) -> bool:
-        """The oldest copy of some direction completes; False where none is under way."""
+        """The oldest copy of some direction completes; False where none is under way. Who waits to read then has."""
         under_way = [queue for queue in self.flying.values() if queue]
         if under_way:
             under_way[among % len(under_way)].popleft()()
+            for residence in self.book.residences.values():
+                residence.read = residence.read and not residence.body.readable
         return bool(under_way)
 
     def _fails(self, one_in: int) -> bool:

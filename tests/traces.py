@@ -143,7 +143,7 @@ class World:
     def look(self, a: int, b: int) -> None:
         residence = self._pick(self._stopped(), a)
         if residence:
-            residence.intended = True
+            residence.intended, residence.read = True, not residence.body.readable
 
     def save(self, a: int, b: int) -> None:
         """Parked durably: as the pager does it."""
@@ -200,6 +200,7 @@ class World:
             self.memory.check()
         assert not self.book.waiting, "somebody waits for ever"
         assert not self.book.saving, "somebody is saved for ever"
+        assert not any(r.read for r in self.book.residences.values()), "somebody waits to read for ever"
         for _ in range(len(self.book.residences)):
             self.close(0, 0)
             self.mover.pump()

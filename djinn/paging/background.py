@@ -51,14 +51,20 @@ def save(book: Ledger) -> Step | None:
     return None
 
 
-def read(book: Ledger) -> Step | None:
-    """Bring a session from the disk for somebody who waits to read it."""
+def read(book: Ledger, blocked: bool) -> Step | None:
+    """Bring a session from the disk for somebody who waits to read it.
+
+    blocked: somebody waits for room on the device, as under load somebody always may. Then nobody leaves the host pool for it;
+    the room that it takes there is anybody's again when it has been read, for it waits for no place itself.
+    """
     for residence in book.residences.values():
         body = residence.body
         if not residence.read or residence.waiting or body.pins or residence.machine.state is not State.DISK:
             continue
         if fetched := spills.begin_fetch(book, residence):
             return Fetch(fetched, residence.key)
+        if blocked:
+            continue
         if step := host_room(book, _last(book, residence)):
             return step
         if error := full(book, body.live_bytes):

@@ -39,7 +39,7 @@ def next_step(book: Ledger, ahead: int = AHEAD) -> Step | None:
         blocked = True
     if step := background.park(book) or background.save(book):
         return step
-    return None if blocked else background.read(book) or background.prefetch(book)
+    return background.read(book, blocked) or (None if blocked else background.prefetch(book))
 
 
 def _make_room(book: Ledger, request: Request, ahead: int) -> Step | None:
