@@ -14,9 +14,9 @@ from trace_memory import UNIT, Memory
 from trace_mover import LateMover
 from traces import World, random_trace, shrunk
 
-from djinn.paging import decisions, evictions, policy, spills, victims
+from djinn.paging import decisions, evictions, policy, saves, spills, victims
 from djinn.paging.ledger import Ledger
-from djinn.paging.residence import Body, Part, Request, Residence
+from djinn.paging.residence import Body, Part, Request, Residence, Saving
 from djinn.paging.transfers import Transfer
 from djinn.states import Machine, State
 from djinn.tiers.extents import Extents
@@ -372,6 +372,27 @@ def test_who_is_read_need_not_wait_until_nobody_waits_for_the_device(room):
     wanted.read = wanted.intended = True
     step = policy.next_step(book)
     assert step == (decisions.Fetch(wanted.body, "read") if room else None)
+
+
+@pytest.mark.parametrize("saves_it", [True, False], ids=["saved", "read"])
+def test_room_that_is_made_for_who_is_saved_or_read_is_not_given_to_who_is_looked_at(saves_it):
+    """It takes more of the host pool than the one who is looked at: room for it is made in steps, and one step is to come."""
+    book = Ledger(Extents(5 * UNIT, UNIT), Extents(4 * UNIT, UNIT), 9 * UNIT)
+    there(book, "runs", State.RUNNING, 2 * UNIT).granted = True
+    seen = in_the_host_pool(book, "seen", 2 * UNIT)
+    in_the_host_pool(book, "copied", UNIT).body.pins += 1
+    if saves_it:
+        saves.ask(book, Saving(there(book, "parked", State.IO_WAIT, 3 * UNIT), 3 * UNIT, None, None))
+        book.residences["parked"].body.parts[0].live += UNIT
+    else:
+        wanted = in_the_host_pool(book, "wanted", UNIT)
+        spills.end_spill(book, spills.begin_spill(book, wanted))
+        wanted.body.parts[0].live, wanted.read = 4 * UNIT, True
+    seen.intended = True
+    step = policy.next_step(book)
+    assert step == decisions.Spill(seen.body)
+    spills.end_spill(book, seen.body)
+    assert policy.next_step(book) is None
 
 
 def test_waste_of_sessions_that_grow_one_token_at_a_time():

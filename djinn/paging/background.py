@@ -78,7 +78,10 @@ def _last(book: Ledger, residence: Residence) -> Request:
 
 
 def prefetch(book: Ledger) -> Move | Fetch | None:
-    """Bring back, into room that is free anyway, a session that somebody looks at."""
+    """Bring back, into room that is free anyway, a session that somebody looks at. What was freed for who is saved or read is
+    theirs: the one brought back into it would have to leave again, and so on."""
+    if book.saving or any(residence.read for residence in book.residences.values()):
+        return None
     for residence in book.residences.values():
         body = residence.body
         if residence.intended and not residence.waiting and len(body.sharers) == 1 and not body.pins:
