@@ -220,6 +220,18 @@ def test_forks_of_one_that_does_not_come_back_are_lost_with_it(engine):
             lost(engine, session, fork)
 
 
+def test_who_waits_for_the_durable_file_of_one_that_does_not_come_back_is_told(engine):
+    session = on_host(engine, paused(engine))
+    told: queue.SimpleQueue = queue.SimpleQueue()
+    with held("restore", behind=1) as back:
+        ask(engine, session, resume_from=session.pause, break_at=6)
+        engine.park_durably(session, told.put)
+        with COPY_IN_FAILS(engine, session):
+            back.set()
+            assert "the copy engine is on fire" in str(told.get(timeout=WAIT_S))
+    assert not engine.pager.book.saving
+
+
 def test_forks_that_a_copy_on_the_device_breaks_are_all_lost(engine):
     """Holes are pushed together: forks that stand move as one."""
     under = paused(engine)

@@ -179,6 +179,13 @@ class Endings:
             self.book.withdraw(request)
             request.then(error)
 
+    def refuse_saving(self, residence: Residence, error: DjinnError) -> None:
+        """Under the lock: it is over before its durable file was begun."""
+        saving = residence.saving
+        if saving and not saving.begun:
+            saves.withdraw(self.book, saving)
+            saving.then(error)
+
     def _fail_all(self, residence: Residence, error: DjinnError) -> None:
         """Under the lock: with it go the forks that share its bytes."""
         for sharer in list(residence.body.sharers):
@@ -200,6 +207,7 @@ class Endings:
                 if not residence.granted and residence.machine.state not in END:
                     residence.machine.move(State.FAILED)
                     self.book.release(residence)
+                    self.refuse_saving(residence, error)
         finally:  # who asked is answered even where the accounts refuse
             if request:
                 request.then(error)

@@ -156,10 +156,9 @@ class Pager:
             self.book.release(residence)
             self._ends.forget_file(residence.body)
             self._ends.readers.call()
-            saving = residence.saving
-            if saving and not saving.begun:
-                saves.withdraw(self.book, saving)
-                saving.then(IllegalMove(f"the session was {residence.machine.state} before it was written"))
+            self._ends.refuse_saving(
+                residence, IllegalMove(f"the session was {residence.machine.state} before it was written")
+            )
             self.lock.notify_all()
         if request:
             request.then(IllegalMove(f"the session was {residence.machine.state} before there was room for it"))
