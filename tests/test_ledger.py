@@ -14,7 +14,7 @@ from trace_memory import UNIT, Memory
 from trace_mover import LateMover
 from traces import World, random_trace, shrunk
 
-from djinn.paging import decisions, evictions, policy, saves, spills, victims
+from djinn.paging import decisions, evictions, placements, policy, saves, spills, victims
 from djinn.paging.ledger import Ledger
 from djinn.paging.residence import Body, Part, Request, Residence, Saving
 from djinn.paging.transfers import Transfer
@@ -160,6 +160,19 @@ def test_paused_in_decode_the_layers_above_keep_the_unit_they_will_need():
     book.stopped(residence)
     sizes = {key: part.device.size for key, part in residence.body.items()}
     assert sizes == {0: 96, 1: 96, 2: 32, "pause": 32}, "a whole prompt's worth is not kept"
+
+
+def test_a_part_that_holds_nothing_has_no_place_when_its_run_is_over():
+    """Paused in its first layer: the layers above lie nowhere, and nothing of them is moved into a hole."""
+    book = Ledger(Extents(10 * UNIT, UNIT), Extents(0, UNIT))
+    (hole,) = book.device.take(UNIT)
+    residence = there(book, "paused", State.IDLE, 2 * UNIT)
+    part = residence.body.parts[1] = Part()
+    residence.body.put(part, book.device.take(2 * UNIT)[0])
+    book.device.give(hole)
+    book.stopped(residence)
+    assert part.device is None and residence.body.device_bytes == 2 * UNIT and book.device.free_bytes == 8 * UNIT
+    assert placements.begin_compact(book, residence) is None
 
 
 def test_holes_are_pushed_together_before_anybody_is_refused():

@@ -135,7 +135,9 @@ class Ledger:
             if part.device:
                 pending = isinstance(key, int) and longest - part.live < self.device.unit
                 kept, (start, size) = self.device.rounded(longest if pending else part.live), part.device
-                if kept < size:
+                if not kept:
+                    tails += body.leave([part])  # a place of no bytes would be moved into holes like any other
+                elif kept < size:
                     body.put(part, Extent(start, kept))
                     tails.append(Extent(start + kept, size - kept))
         self.device.give(*tails)  # at once: those of layers that hold nothing yet lie side by side
