@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from asking import WAIT_S, ask, durably, quiet, resume, small_engine, submit, until
+from asking import WAIT_S, ask, durably, park, quiet, resume, small_engine, submit, until
 from fault_steps import idle, on_file, on_host, paused, spill, spilled
 from faults import breaking, taken
 from held import held
@@ -244,6 +244,25 @@ def test_forks_that_a_copy_on_the_device_breaks_are_all_lost(engine):
             mover._begin(step)
             mover._carry_out(step)
         lost(engine, session, fork)
+
+
+@pytest.mark.parametrize("method", ["call", "after"])
+def test_a_stream_out_that_breaks_leaves_its_session_where_it_is(engine, method):
+    session = engine.open()
+    with breaking(method, "copy out")(engine, session):
+        ask(engine, session, ids=PROMPT, break_at=4)
+        quiet(engine)
+        park(engine, session)
+        assert session.machine.state is (State.IO_WAIT if method == "call" else State.HOST)
+    assert resume(engine, session).tokens
+
+
+def test_a_stream_in_that_breaks_leaves_its_session_in_the_host_pool(engine):
+    session = on_host(engine, paused(engine))
+    with breaking("call", "copy in")(engine, session), pytest.raises(StorageError, match="on fire"):
+        resume(engine, session)
+    assert session.machine.state is State.HOST
+    assert resume(engine, session).tokens
 
 
 # -- refused ---------------------------------------------------------------------------------------------------

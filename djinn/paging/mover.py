@@ -26,7 +26,7 @@ from djinn.paging.ledger import Ledger
 from djinn.paging.residence import Body, Key, Request, Residence
 from djinn.paging.transfers import Transfer, groups
 from djinn.tiers.disk import Disk
-from djinn.tiers.streams import Device, Mark, Wait, call_safely
+from djinn.tiers.streams import Device, Mark, Wait, call_at_end, call_safely
 
 log = logging.getLogger(__name__)
 Buffer = memoryview | bytes
@@ -205,15 +205,17 @@ class Mover:
                 return
             transfer = evictions.begin_mirror(self.book, residence, item.key, item.live)
         if transfer:
-            self.device.out.after(item.mark, Wait.OUT_AFTER_COMPUTE)
-            self._queue_out(transfer, residence, f"write through {residence.key[:8]}", mirrored=True)
+            self._queue_out(transfer, residence, f"write through {residence.key[:8]}", item.mark)
 
-    def _queue_out(self, transfer: Transfer, residence: Residence, name: str, mirrored: bool = False) -> None:
+    def _queue_out(self, transfer: Transfer, residence: Residence, name: str, written: Mark | None = None) -> None:
         try:
+            if written:
+                self.device.out.after(written, Wait.OUT_AFTER_COMPUTE)
             self.device.out.copy(name, self.layout.copies("out", transfer.moves))
         except Exception as error:  # noqa: BLE001  what is queued must end first; then it is told
             transfer.problem = error
-        self.device.out.call(partial(self._ends.left, transfer, residence, mirrored), Wait.FREE_AFTER_OUT)
+        left = partial(self._ends.left, transfer, residence, written is not None)
+        call_at_end(self.device.out, left, Wait.FREE_AFTER_OUT)
 
     def _queue_in(self, transfer: Transfer, residence: Residence, request: Request | None) -> None:
         if not transfer.moves:
@@ -241,4 +243,4 @@ class Mover:
         except Exception as error:  # noqa: BLE001  as above
             transfer.problem = error
         self._ends.moved["restores"] += coming
-        stream.call(partial(self._ends.landed, transfer, residence), Wait.FREE_AFTER_IN)
+        call_at_end(stream, partial(self._ends.landed, transfer, residence), Wait.FREE_AFTER_IN)

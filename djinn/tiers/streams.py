@@ -102,6 +102,14 @@ def call_safely(done: Callable[[], None]) -> None:
         log.exception("a copy's completion failed")
 
 
+def call_at_end(stream: Stream, ended: Callable[[Exception | None], None], wait: Wait) -> None:
+    """A stream that cannot say when its copies have ended is broken: they end at once, with that."""
+    try:
+        stream.call(ended, wait)
+    except Exception as error:  # noqa: BLE001  told to whom they are for
+        ended(error)
+
+
 # -- a device without streams: a thread copies -----------------------------------------------------------
 
 
