@@ -22,7 +22,7 @@ from djinn.states import END, Machine, State
 LAYERS, TOKEN, ROW = 3, 4, 8  # bytes of a token in a layer, of a row of a hidden state
 FEW_RESTORES = 10 * UNIT  # bytes on their way in at once, for every other trace
 WEIGHTS = {
-    "open": 8, "ask": 24, "write": 20, "finish": 16, "park": 6, "look": 4, "fork": 3, "close": 1, "complete": 30, "save": 7,
+    "open": 8, "ask": 24, "write": 20, "finish": 16, "park": 6, "look": 4, "fork": 3, "close": 1, "complete": 30, "save": 9,
     "discard": 3,
 }  # fmt: skip
 
