@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import djinn
@@ -34,6 +35,7 @@ from djinn.wire import messages as m
 WAIT_S = 120.0  # for any one thing: what takes longer has failed
 PATIENCE_S = 0.05  # before it is tried again
 AWAY = (ServerGone, Draining)
+ENDED = {"close": "finished", "cancel": "cancelled"}  # how the journal has it
 
 
 class Owner:
@@ -81,7 +83,7 @@ class Owner:
         if len(unknown) > self.journal.opening:
             self.wrong("came back", f"{sorted(unknown)} were ended, or are nobody's")
         for key in unknown:
-            self.client.attach(key).close()
+            self.end_for_good(key)
         self.journal.say("not opened")
 
     def find(self, life: Life) -> None:
@@ -154,7 +156,12 @@ class Owner:
     def close_broken(self, life: Life) -> None:
         """Its answer may not come: whoever looks for the session then knows that it may be gone."""
         self.journal.say("doing", id=life.id, call="close")
-        self.client.connection.ask(m.Close(session=life.id))
+        self.end_for_good(life.id)
+
+    def end_for_good(self, key: str) -> None:
+        """Over it is, also where the disk refuses that its file goes."""
+        with suppress(StorageError):
+            self.client.connection.ask(m.Close(session=key))
 
     def broke(self, life: Life) -> None:
         """A pass broke off: only a copy onto the device that failed may do that, or a damaged file."""
@@ -179,7 +186,11 @@ class Owner:
             act()
             return True
         except (OutOfMemory, StorageError) as error:
-            self.journal.say("not done", f"told {type(error).__name__}", id=life.id)
+            told_so = f"told {type(error).__name__}"
+            if life.doing in ENDED:  # it is over; the disk refused that its file goes for good
+                self.journal.say("over", ENDED[life.doing], told_so, id=life.id)
+            else:
+                self.journal.say("not done", told_so, id=life.id)
         except ReplyGone as error:  # of so few replies none is too many to be kept
             self.journal.say("wrong", "told ReplyGone", why=str(error))
             self.find(life)

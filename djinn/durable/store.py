@@ -74,7 +74,7 @@ class Store:
             try:
                 self.folder.forget(key)
             except OSError as error:
-                log.error("session %s is over, and its file cannot be removed: %s", key, error)
+                log.error("session %s is over, and its file cannot be removed for good: %s", key, error)
                 problem = error
             gone(problem)
 

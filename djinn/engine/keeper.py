@@ -55,7 +55,7 @@ class Keeper:
         """
 
         def removed(problem: OSError | None) -> None:
-            said = f"the session is over, and its file cannot be removed: {problem}. The next server there will find it"
+            said = f"the session is over, and its file cannot be removed for good: {problem}. The next server there may find it"
             gone(StorageError(said) if problem else None)
 
         residence = session.residence
