@@ -105,7 +105,7 @@ class Ledger:
         child.body = parent.body
         for part in child.body.parts.values():
             if parent.key in part.dropped_by:
-                part.dropped_by.add(child.key)
+                part.dropped_by |= {child.key}
         child.body.sharers.append(child)
         self.open(child)
 
@@ -154,7 +154,7 @@ class Ledger:
     def drop(self, residence: Residence, key: Key) -> None:
         """A kept state is no longer needed."""
         self.changed(residence)
-        residence.body.parts[key].dropped_by.add(residence.key)
+        residence.body.parts[key].dropped_by |= {residence.key}
         self.settle(residence.body)
 
     def room(self, body: Body) -> int:

@@ -34,9 +34,7 @@ class Part:
     live: int = 0  # bytes that hold something
     clean: int = 0  # leading bytes that the host copy holds too
     issued: int = 0  # leading bytes whose copy to the host has at least been queued
-    dropped_by: set[str] = field(
-        default_factory=set
-    )  # keys of sessions that need it no longer: of forks others may still
+    dropped_by: frozenset[str] = frozenset()  # keys of sessions that need it no longer: of forks others may still
     dropped: bool = False  # all of them have: given back when no copy needs it
 
     @property
