@@ -18,9 +18,8 @@ pytestmark = pytest.mark.slow
 
 PROMPTS = sorted((Path(__file__).parent.parent / "workflow" / "resources" / "prompts").glob("*.txt"))
 COUNT = {"float32": 20, "bfloat16": 3}  # prompts compared with plain generate
-STEPPED = (
-    3  # of them, token by token, some 12 s each; the others in one pass over the prompt and what plain generate gave
-)
+# of them, token by token, some 12 s each; the others in one pass over the prompt and what plain generate gave
+STEPPED = 3
 LENGTH = 64  # tokens of each prompt
 TOKENS = 64
 

@@ -19,6 +19,7 @@ from benchmarks.soak import calls, programs
 from benchmarks.soak.journal import Life
 from benchmarks.soak.owner import AWAY, PATIENCE_S, WAIT_S, Owner
 from benchmarks.soak.programs import Program
+from benchmarks.soak.recovery import ENDS
 from benchmarks.soak.site import told
 from djinn.errors import IllegalMove
 from djinn.lifeline import die_with_parent
@@ -118,11 +119,11 @@ class Client(Owner):
 
     def cancel(self, life: Life) -> None:
         self.session(life).cancel()
-        self.over(life, "cancelled")
+        self.over(life, ENDS["cancel"])
 
     def close(self, life: Life) -> None:
         self.session(life).close()
-        self.over(life, "finished")
+        self.over(life, ENDS["close"])
 
     def session(self, life: Life) -> djinn.Session:
         return djinn.Session(self.client.connection, life.id)
@@ -168,9 +169,8 @@ class Client(Owner):
                 self.turn(until_end=stop.exists())
             except AWAY as error:
                 self.journal.count(f"told {type(error).__name__}")
-                over = [
-                    one.endpoint for one in told(self.folder) if one.ended
-                ]  # asked for past the line, and gone just then
+                # of those that ended: one was asked for past the line, and went just then
+                over = [one.endpoint for one in told(self.folder) if one.ended]
                 if "in time" in str(error) and not any(endpoint in str(error) for endpoint in over):
                     self.wrong("no answer", str(error))
                 time.sleep(PATIENCE_S)

@@ -35,7 +35,6 @@ from djinn.wire import messages as m
 WAIT_S = 120.0  # for any one thing: what takes longer has failed
 PATIENCE_S = 0.05  # before it is tried again
 AWAY = (ServerGone, Draining)
-ENDED = {"close": "finished", "cancel": "cancelled"}  # how the journal has it
 
 
 class Owner:
@@ -187,8 +186,8 @@ class Owner:
             return True
         except (OutOfMemory, StorageError) as error:
             told_so = f"told {type(error).__name__}"
-            if life.doing in ENDED:  # it is over; the disk refused that its file goes for good
-                self.journal.say("over", ENDED[life.doing], told_so, id=life.id)
+            if life.doing in recovery.ENDS:  # it is over; the disk refused that its file goes for good
+                self.journal.say("over", recovery.ENDS[life.doing], told_so, id=life.id)
             else:
                 self.journal.say("not done", told_so, id=life.id)
         except ReplyGone as error:  # of so few replies none is too many to be kept

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from benchmarks.soak.journal import Life
 from benchmarks.soak.programs import BEGIN, Place, Program
 
-ENDS = ("close", "cancel")
+ENDS = {"close": "finished", "cancel": "cancelled"}  # the calls, and how the journal has it
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def seconds(given: Any) -> float:
     return given
 
 
-def patience(given: Any) -> float | None:
+def seconds_or_none(given: Any) -> float | None:
     """Seconds to wait for a reply; below 0 is as 0, None the client's own."""
     if given is not None and not (isinstance(given, int | float) and given == given):
         raise BadRequest(f"timeout={given!r} is not a number of seconds: give one, or None for the client's own")

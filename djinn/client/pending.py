@@ -39,7 +39,7 @@ class Pending(Generic[T]):
 
     def result(self, timeout: float | None = None) -> T:
         """What the call returns or raises; ServerGone after `timeout` seconds or when the server died. May be asked again."""
-        self.connection.wait(self.done, arguments.patience(timeout))
+        self.connection.wait(self.done, arguments.seconds_or_none(timeout))
         self._reply.raise_failure()
         return self._made
 
@@ -93,7 +93,7 @@ def as_completed(pendings: Iterable[Pending], timeout: float | None = None) -> I
             raise BadRequest(
                 f"as_completed() takes what calls with wait=False or stream=True give, not {type(one).__name__}"
             )
-    arguments.patience(timeout)
+    timeout = arguments.seconds_or_none(timeout)
 
     def some_are() -> bool:
         done[:] = [pending for pending in waiting if pending.done()]

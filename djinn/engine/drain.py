@@ -65,7 +65,7 @@ def _park(engine: Engine, sessions: list[Session]) -> list[tuple[Session, Except
                 engine.keeper.park(session, then)
             except Exception as error:  # a defect in one session must not lose all others
                 log.exception("session %s cannot be written", session.key)
-                told[session.key] = error
+                then(error)
     with engine.lock:
         while len(told) < len(sessions):
             engine.lock.wait()

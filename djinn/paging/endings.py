@@ -176,7 +176,7 @@ class Endings:
     def refuse(self, residence: Residence, error: DjinnError) -> None:
         """Under the lock: what was asked cannot be done; the session is unharmed."""
         if request := residence.waiting:
-            self.book.withdraw(request)
+            self.book.refuse(request)
             request.then(error)
 
     def refuse_saving(self, residence: Residence, error: DjinnError) -> None:

@@ -50,7 +50,7 @@ class Ledger:
         self.waiting.sort(key=lambda r: r.rank)
 
     def withdraw(self, request: Request) -> None:
-        """Granted or closed, or refused as below: it waits no longer."""
+        """Granted, refused or closed: it waits no longer."""
         residence = request.residence
         self.waiting.remove(request)
         residence.waiting = None
@@ -58,7 +58,7 @@ class Ledger:
             residence.machine.move(State.IO_WAIT)  # refused when it had just come back: it may leave again
 
     def refuse(self, request: Request) -> None:
-        """It waits no longer; what its parts grew by for it, where they lie, is for others."""
+        """Withdraw it; what its parts grew by for it, where they lie, is for others."""
         self.withdraw(request)
         if not request.residence.body.moving:  # else a copy may read behind the live bytes, where they lay before
             self._trim(request.residence.body)
@@ -126,7 +126,9 @@ class Ledger:
         self._trim(residence.body)
 
     def _trim(self, body: Body) -> None:
-        """Paused in a pass over few tokens, the layers above keep the unit that these will need when it goes on: without it
+        """Give back places beyond the live bytes.
+
+        Paused in a pass over few tokens, the layers above keep the unit that these will need when it goes on: without it
         the session would have to move as a whole.
         """
         longest = max((part.live for key, part in body.items() if isinstance(key, int)), default=0)
