@@ -15,6 +15,8 @@ TRIES = 8
 
 def measure(bench: Bench, report: Report) -> None:
     s = bench.setting
+    bench.stop()
+    bench.drop_local()  # what is free now is what the next server can have
     total = torch.cuda.mem_get_info(s.device)[0] if s.device != "cpu" else s.budget
     for reserve in (s.card_reserve + number * STEP for number in range(TRIES)):
         try:

@@ -17,7 +17,7 @@ from evaluation import lengths
 from evaluation.copying import Copying, busy_share
 from evaluation.parking import put_aside
 from evaluation.prompts import load_prompts
-from evaluation.servers import Running, budget_for, checkpointed_bytes, server_for, shape_of
+from evaluation.servers import budget_for, checkpointed_bytes, server_for, shape_of
 
 WARM_UP = 2  # pairs
 Progress = Callable[[str], None]
@@ -35,7 +35,7 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
         progress(f"checkpoint cost: {pairs} prefills with {shape.layers} checkpoints and without, in turn")
         taken = taking(client, prompts[0], shape.layers, WARM_UP + pairs)
         progress("checkpoint cost: a prefill and a decode while copies are under way and while none is, in turn")
-        beside = interference(stack, server, client, prompts, WARM_UP + pairs)
+        beside = interference(stack, server.endpoint, client, prompts, WARM_UP + pairs)
     return {"prompt_tokens": length, "checkpoints": shape.layers, **taken, "interference": beside}
 
 
@@ -65,13 +65,13 @@ def taking(client: djinn.Client, prompt: list[int], depth: int, pairs: int) -> d
 
 
 def interference(
-    stack: ExitStack, server: Running, client: djinn.Client, prompts: list[list[int]], pairs: int
+    stack: ExitStack, endpoint: str, client: djinn.Client, prompts: list[list[int]], pairs: int
 ) -> dict[str, Any]:
     """prefill_ms, decode_ms (of one token): alone and beside copies, A B A B. copied_bytes: during each of the latter.
 
     busy: of every tenth pair, the share of the timed work during which a copy ran (asking for it takes time).
     """
-    copying = stack.enter_context(Copying(server.endpoint, prompts[2:]))
+    copying = stack.enter_context(Copying(endpoint, prompts[2:]))
     decoder = client.open()
     kept, _ = decoder.prefill(prompts[0], checkpoint_at=[client.server.depth])
     start = kept[client.server.depth]
