@@ -13,7 +13,7 @@ from sessions import check_nothing_is_left
 from stands import NEW, PROMPT, STANDS, again, expected_of, same, turned
 
 import djinn
-from djinn.errors import BadRequest, Draining, NoSuchSession, OutOfMemory, ServerGone, StateRefused
+from djinn.errors import BadRequest, Draining, IllegalMove, NoSuchSession, OutOfMemory, ServerGone, StateRefused
 
 
 def test_every_kind_of_session_outlives_kill_9_wherever_it_lies(nursery, state):
@@ -77,8 +77,24 @@ def test_an_activation_of_a_session_that_came_back(nursery, state):
     with nursery.start("--state-dir", str(state)).connect() as client:
         back = djinn.Pause(again(client, session), pause.name, 4, 100, np.array([]))
         assert np.array_equal(back.activation(), h)
-        with pytest.raises(djinn.errors.IllegalMove, match="open"):
+        with pytest.raises(IllegalMove, match="open"):
             back.session.prefill(PROMPT)
+
+
+def test_a_pause_that_a_crash_has_lost_is_not_taken_for_a_later_one(nursery, state):
+    server = nursery.start("--state-dir", str(state))
+    with server.connect() as client:
+        session = client.open()
+        session.prefill(PROMPT, break_at=4)
+        session.park(durable=True)
+        lost = session.resume(break_at=6)
+        server.end(signal.SIGKILL)
+    with nursery.start("--state-dir", str(state)).connect() as client:
+        back = again(client, session)
+        later = back.resume(break_at=5)
+        assert back.pause == later
+        with pytest.raises(IllegalMove):
+            back.resume(djinn.Pause(back, lost.name, lost.layer, lost.rows, lost.tokens))
 
 
 def test_an_empty_session_is_parked_durably_again_and_again_and_can_still_begin(nursery, state):

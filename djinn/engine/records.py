@@ -18,6 +18,9 @@ from djinn.sizes import KVShape
 from djinn.states import Machine, State
 
 KV, KEPT = "kv.", "kept."
+# Names behind the file's last that are not given again: a client may hold a pause of after the file was written, which a crash
+# has lost, and another of the same name would be taken for it.
+A_LIFE = 10**9
 
 
 def record_of(session: Session, shape: KVShape, model: Identity) -> Record:
@@ -60,7 +63,7 @@ def session_of(record: Record, shape: KVShape, model: Identity) -> Session:
     for layer, length in zip(session.cache.layers, record.lengths, strict=True):
         layer.length = length
     session.ids = list(record.ids)
-    session.length, session.unfed, session.serial = record.length, list(record.unfed), record.serial
+    session.length, session.unfed, session.serial = record.length, list(record.unfed), record.serial + A_LIFE
     session.pause = record.pause and _checkpoint(record.pause)
     session.checkpoints = {kept.name: _checkpoint(kept) for kept in record.checkpoints}
     session.sampler = _sampler(record.chooser)
