@@ -9,7 +9,7 @@ from residents import coming_back, in_the_host_pool, there
 from trace_memory import UNIT, Memory
 from trace_mover import LateMover
 
-from djinn.paging import decisions, policy, saves, spills, victims
+from djinn.paging import decisions, placements, policy, saves, spills, victims
 from djinn.paging.ledger import Ledger
 from djinn.paging.residence import Part, Request, Residence, Saving
 from djinn.paging.transfers import Transfer
@@ -87,6 +87,35 @@ def test_holes_are_pushed_together_before_anybody_is_refused():
         mover.pump()
     assert "a" in mover.running
     assert book.device.free_bytes == 3 * UNIT
+
+
+def test_who_lies_highest_goes_into_a_hole_first():
+    """Two units are free under four sessions of two and two above them: one move, and four lie together. Each above the hole would
+    else go down in turn, and the hole up, past all of them."""
+    book = Ledger(Extents(12 * UNIT, UNIT), Extents(4 * UNIT, UNIT))
+    hole, *others = [there(book, name, State.IDLE, 2 * UNIT) for name in "abcde"]
+    book.release(hole)
+    last = in_the_host_pool(book, "wants four", 4 * UNIT)
+    book.request(Request(last, {0: 4 * UNIT}, 0, resumed=True))
+    moved = policy.next_step(book)
+    assert isinstance(moved, decisions.Move) and moved.residence is others[-1]
+    moved.transfer.end()
+    placed = policy.next_step(book)
+    assert isinstance(placed, decisions.Move) and placed.residence is last and placed.transfer.direction == "in"
+
+
+def test_of_one_session_the_highest_parts_go_into_holes_first():
+    book = Ledger(Extents(12 * UNIT, UNIT), Extents(0, UNIT))
+    hole = there(book, "hole", State.IDLE, 4 * UNIT)
+    residence = there(book, "moved", State.IDLE, 2 * UNIT)
+    for key in (1, 2):
+        part = residence.body.parts[key] = Part(live=2 * UNIT)
+        residence.body.put(part, book.device.take(2 * UNIT)[0])
+    book.release(hole)
+    transfer = placements.begin_compact(book, residence)
+    assert [key for key, _ in transfer.moves] == [2, 1]
+    transfer.end()
+    assert book.device.take(6 * UNIT), "what is free lies together"
 
 
 @pytest.mark.parametrize(("waiting", "direction", "evicted"), [("c", "across", 0), ("cd", "in", 1)])

@@ -7,7 +7,7 @@ from functools import partial
 
 from djinn.paging import evictions
 from djinn.paging.ledger import Ledger
-from djinn.paging.residence import Body, Part, Request, Residence
+from djinn.paging.residence import Body, Key, Part, Request, Residence
 from djinn.paging.transfers import Piece, Transfer, runs
 from djinn.states import State
 from djinn.tiers.extents import Extent
@@ -113,18 +113,23 @@ def _end_lift(book: Ledger, body: Body, placed: Callable[[], None]) -> None:
 
 
 def begin_compact(book: Ledger, residence: Residence) -> Transfer | None:
-    """Move parts down into holes, so that free bytes come to lie together; None if none can move."""
+    """Move parts down into holes, the highest first, so that free bytes come to lie together above; None if none can move."""
     body = residence.body
-    moves, left = [], []
     # size → where the lowest hole for it is: as a rule above, and everybody is asked while a resume waits
     holes: dict[int, int] = {}
+    above: list[tuple[int, Key]] = []
     for key, part in body.items():
         if not part.device:
             continue
         start, size = part.device
         if size not in holes:
             holes[size] = book.device.lowest(size)
-        if holes[size] < start and (lower := book.device.take_below(size, start)):
+        if holes[size] < start:
+            above.append((start, key))
+    moves, left = [], []
+    for start, key in sorted(above, reverse=True):
+        part = body.parts[key]
+        if lower := book.device.take_below(part.device.size, start):
             moves.append((key, [Piece(start, lower.start, part.live)]))
             left.append(part.device)
             body.put(part, lower)

@@ -16,7 +16,7 @@ from djinn.paging.admission import full, may_join, too_large
 from djinn.paging.decisions import Evicted, Fetch, Grant, Move, Refuse, Step
 from djinn.paging.ledger import Ledger
 from djinn.paging.placements import begin_compact, begin_slide
-from djinn.paging.residence import Moving, Request, Residence
+from djinn.paging.residence import Body, Moving, Request, Residence
 from djinn.paging.transfers import Transfer
 from djinn.paging.victims import first_to_the_host, host_room, lift, may_leave, victims, yield_somebody
 
@@ -65,7 +65,7 @@ def _make_room(book: Ledger, request: Request, ahead: int) -> Step | None:
         return Fetch(fetched, residence.key)
     in_holes = book.device.free_bytes >= missing
     somebody_leaves = in_holes and request.resumed and _wanted(book) > book.device.free_bytes
-    if in_holes and not somebody_leaves and (compacted := _move_down(book, begin_compact)):
+    if in_holes and not somebody_leaves and (compacted := _compact(book)):
         return compacted
     coming = _bytes(book, "out")
     if coming and book.device.free_bytes + coming >= missing:
@@ -83,11 +83,11 @@ def _make_room(book: Ledger, request: Request, ahead: int) -> Step | None:
         short = victim  # of room in the host pool
     if somebody_leaves and short and (yielded := yield_somebody(book)):
         return yielded
-    if somebody_leaves and (compacted := _move_down(book, begin_compact)):
+    if somebody_leaves and (compacted := _compact(book)):
         return compacted
     if victim and (step := host_room(book, request)):
         return step
-    if in_holes and not _bytes(book, "across") and (slid := _move_down(book, begin_slide)):
+    if in_holes and not _bytes(book, "across") and (slid := _slide(book)):
         return slid
     return _wait_or_refuse(book, request, total)
 
@@ -104,11 +104,28 @@ def _enough_under_way(book: Ledger, ahead: int) -> bool:
     return sum(coming[:-1]) >= ahead
 
 
-def _move_down(book: Ledger, begin: Callable[[Ledger, Residence], Transfer | None]) -> Move | None:
-    """The free bytes would do if they lay together: move somebody who does not run."""
-    for body in book.bodies():
-        still = may_leave(body) and not body.pins and not any(sharer.granted for sharer in body.sharers)
-        if still and (moved := begin(book, body.sharers[0])):
+def _compact(book: Ledger) -> Move | None:
+    """The free bytes would do if they lay together. Who lies highest goes first into the holes: everybody above a hole would
+    else pass through it, one behind the other, and a hundred moves went by before 600 MB lay together in 54 GB.
+    """
+    return _move_down(book, begin_compact, _at_rest(book)[::-1])
+
+
+def _slide(book: Ledger) -> Move | None:
+    """The same where the holes are too small for anybody: the lowest first, so that the hole above it grows."""
+    return _move_down(book, begin_slide, _at_rest(book))
+
+
+def _at_rest(book: Ledger) -> list[Body]:
+    """Who is on the device, does not run and may be moved, the lowest first."""
+    still = [b for b in book.bodies() if may_leave(b) and not b.pins and not any(s.granted for s in b.sharers)]
+    return sorted(still, key=lambda body: body.top)
+
+
+def _move_down(book: Ledger, begin: Callable[[Ledger, Residence], Transfer | None], bodies: list[Body]) -> Move | None:
+    """The first of them that can."""
+    for body in bodies:
+        if moved := begin(book, body.sharers[0]):
             return Move(moved, body.sharers[0])
     return None
 

@@ -91,10 +91,16 @@ class Body:
             return all(part.clean >= part.live for part in self.parts.values())
         return self.moving != "across" and (not self.disk_bytes or self.moving == "spill")
 
+    @property
+    def top(self) -> int:
+        """Where the highest of its parts on the device starts."""
+        return self.summed("top", lambda parts: max((part.device.start for part in parts if part.device), default=0))
+
     def put(self, part: Part, extent: Extent) -> None:
         """Where the part lies on the device from now on."""
         self.device_bytes += extent.size - (part.device.size if part.device else 0)
         part.device = extent
+        self._sums.pop("top", None)
 
     def leave(self, parts: Collection[Part]) -> list[Extent]:
         """The places on the device of these parts, which have none from now on."""
@@ -102,6 +108,7 @@ class Body:
         for part in parts:
             part.device = None
         self.device_bytes -= sum([place.size for place in places])
+        self._sums.pop("top", None)
         return places
 
     def items(self) -> Iterator[tuple[Key, Part]]:
