@@ -12,9 +12,10 @@ import numpy as np
 
 from djinn.engine.engine import Engine
 from djinn.errors import BY_CODE
-from djinn.server.dispatch import Dispatcher, welcome
+from djinn.server.dispatch import Dispatcher
 from djinn.server.leases import Leases
 from djinn.server.limits import ServerLimits
+from djinn.server.requests import welcome
 from djinn.wire import messages as m
 from djinn.wire.envelope import Sender
 from djinn.wire.frames import pack, unpack
@@ -38,9 +39,10 @@ class Clock:
 class Desk:
     def __init__(self, engine: Engine, limits: ServerLimits = LIMITS) -> None:
         self.clock, self.engine = Clock(), engine
+        self.connected: set[bytes] = set()  # peers that are said to be there
         hello = welcome(FACTS, "cpu", {}, 256, limits)
         leases = Leases(limits.lease_s, self.clock)
-        self.dispatcher = Dispatcher(engine, hello, limits, leases, self._send)
+        self.dispatcher = Dispatcher(engine, hello, limits, leases, self._send, self.connected.__contains__)
         self.replies: defaultdict[bytes, queue.SimpleQueue] = defaultdict(queue.SimpleQueue)  # by peer
         self._numbers = itertools.count(1)
 

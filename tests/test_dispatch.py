@@ -142,10 +142,10 @@ def test_sessions_are_kept_for_one_lease_after_the_last_sign_of_life(desk, caplo
     desk.ask("bob", m.Stats())  # any request is a sign
     assert desk.ask("bob", m.Describe(session=bobs)).lease_left_s == 100
     desk.clock.now += 39
-    desk.dispatcher.end_leases(lambda peer: False)
+    desk.dispatcher.end_leases()
     assert len(desk.engine.sessions) == 2
     desk.clock.now += 1
-    desk.dispatcher.end_leases(lambda peer: False)
+    desk.dispatcher.end_leases()
     assert [session.key for session in desk.engine.sessions.values()] == [bobs]
     assert f"session {anns[:8]} is cancelled: its lease ended" in caplog.text
     with pytest.raises(NoSuchSession, match=r"cancelled: its lease ended.*open\(\)"):
@@ -165,7 +165,7 @@ def test_a_session_that_cannot_be_ended_with_its_lease_does_not_keep_the_others(
 
     monkeypatch.setattr(desk.engine, "keeper", Broken())
     desk.clock.now += 100
-    desk.dispatcher.end_leases(lambda peer: False)
+    desk.dispatcher.end_leases()
     assert f"session {keys[0]} could not be ended" in caplog.text and not desk.engine.sessions
     for who, key in zip(("ann", "bob"), keys, strict=True):
         with pytest.raises(NoSuchSession, match="its lease ended"):
@@ -174,15 +174,17 @@ def test_a_session_that_cannot_be_ended_with_its_lease_does_not_keep_the_others(
 
 def test_a_client_that_is_connected_and_says_nothing_keeps_its_sessions(desk):
     key = opened(desk, "ann")
+    desk.connected.add(b"ann")
     for _ in range(5):
         desk.clock.now += 60
-        desk.dispatcher.end_leases(lambda peer: peer == b"ann")
+        desk.dispatcher.end_leases()
     assert key in desk.engine.sessions
+    desk.connected.clear()
     desk.clock.now += 60
-    desk.dispatcher.end_leases(lambda peer: False)
+    desk.dispatcher.end_leases()
     assert key in desk.engine.sessions, "its line broke: the lease counts from when it was last seen there"
     desk.clock.now += 40
-    desk.dispatcher.end_leases(lambda peer: False)
+    desk.dispatcher.end_leases()
     assert key not in desk.engine.sessions
 
 
@@ -190,18 +192,18 @@ def test_an_owner_whose_request_is_under_way_is_alive(desk):
     key = opened(desk, "ann")
     desk.dispatcher.replies._under_way[desk.engine.sessions[key].owner] = 1
     desk.clock.now += 1000
-    desk.dispatcher.end_leases(lambda peer: False)
+    desk.dispatcher.end_leases()
     assert key in desk.engine.sessions
 
 
 def test_sessions_that_were_here_before_the_server_knew_their_owner_get_a_whole_lease(desk):
     session = desk.engine.open("token:of-one-from-before")
-    desk.dispatcher.end_leases(lambda peer: False)
+    desk.dispatcher.end_leases()
     desk.clock.now += 99
-    desk.dispatcher.end_leases(lambda peer: False)
+    desk.dispatcher.end_leases()
     assert session.key in desk.engine.sessions
     desk.clock.now += 1
-    desk.dispatcher.end_leases(lambda peer: False)
+    desk.dispatcher.end_leases()
     assert session.key not in desk.engine.sessions
 
 

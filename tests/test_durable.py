@@ -10,6 +10,7 @@ import queue
 import random
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -340,6 +341,28 @@ def test_of_a_spilled_sessions_file_a_part_that_was_discarded_is_passed_over():
     pages = zip(disk.pieces("1", [part.numel() for part in parts]), (True, False, True), strict=True)
     assert [b"".join(page) for page, wanted in pages if wanted] == [b"\0" * 3, b"\2" * 5]
     disk.close()
+
+
+def test_what_a_killed_server_had_put_out_is_swept_away_and_a_living_ones_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = f"""
+import os, tempfile
+tempfile.tempdir = {str(tmp_path)!r}
+from djinn.tiers.disk import Disk
+from djinn.timeline import Timeline
+Disk(Timeline()).path("1").write_bytes(b"x")
+os._exit(1)
+"""
+    subprocess.run([sys.executable, "-c", code], check=False)
+    (left,) = tmp_path.iterdir()
+    living = Disk(Timeline())
+    assert not left.exists()
+    living.path("2").write_bytes(b"y")
+    other = Disk(Timeline())
+    assert living.path("2").read_bytes() == b"y"
+    living.close()
+    other.close()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_damaged_file_that_cannot_be_set_aside_is_told_too(folder, monkeypatch):

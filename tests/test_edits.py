@@ -57,6 +57,13 @@ def test_a_wrong_edit_is_refused_with_its_reason(edit, says):
         check(edit, 3, 4)
 
 
+def test_positions_named_a_million_times_take_the_room_of_one(monkeypatch):
+    seen = []
+    monkeypatch.setattr("djinn.engine.edit._changed", lambda given, rows: seen.append(rows.shape) or rows * 0)
+    out = apply(djinn.Scale(0.0, positions=[0, -3] * 500_000), HIDDEN)
+    assert seen == [(1, 1, 4)] and out[0, 0].eq(0).all() and out[0, 1:].equal(HIDDEN[0, 1:])
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("edit", [djinn.Scale(1e39), djinn.Add([1e39] * 4), djinn.Set([-1e39] * 4)])
 def test_what_leaves_the_range_of_the_models_dtype_is_refused(dtype, edit):

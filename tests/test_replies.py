@@ -20,7 +20,8 @@ class Book:
 
     def __init__(self, max_requests: int = 4) -> None:
         self.sent: list[tuple[bytes, int, object]] = []
-        self.replies = Replies(self._send, max_requests)
+        self.connected: set[bytes] = set()
+        self.replies = Replies(self._send, max_requests, self.connected.__contains__)
 
     def _send(self, peer: bytes, number: int, frames: list, droppable: bool) -> None:
         envelope, body, _ = unpack(frames, "reply")
@@ -32,8 +33,8 @@ class Book:
         envelope, body, _ = unpack(pack(number, body, (), sender), "request")
         return self.replies.begin(owner, envelope, body, peer)
 
-    def greet(self, client="c", owner="o") -> None:
-        call = self.ask(1, m.Hello(), client=client, owner=owner)
+    def greet(self, client="c", owner="o", peer=b"p") -> None:
+        call = self.ask(1, m.Hello(), client=client, owner=owner, peer=peer)
         if call:
             self.replies.finish(call, m.Done())
             self.sent.pop()
@@ -156,3 +157,13 @@ def test_clients_that_are_silent_the_longest_are_forgotten_but_not_one_at_work(b
     assert book.ask(2, peer=b"still known") is None
     book.replies.finish(at_work, m.Done())
     assert book.sent[-1][0] == b"still known"
+
+
+def test_a_client_that_is_idle_is_not_forgotten_for_those_who_came_and_went(book, monkeypatch):
+    monkeypatch.setattr(module, "CLIENTS", 3)
+    book.greet("idle", peer=b"there")
+    book.connected.add(b"there")
+    for number in range(10):
+        book.greet(f"client-{number}")
+    assert len(book.replies._askers) == 3
+    assert book.ask(2, client="idle", peer=b"there") is not None

@@ -155,6 +155,7 @@ def test_a_model_that_the_probe_refuses_ends_the_server(tmp_path):
             ({name: -3}, BadRequest, "-3 is too few: give 1 or more")
             for name in ("threads", "decode_rows", "max_tokens")
         ),
+        ({"decode_rows": 1025}, BadRequest, "1025 is too many: give 1024 or less"),
         ({"metrics_port": 70_000}, BadRequest, "70000 is no port"),
         ({"drain_timeout": -1}, BadRequest, "give 0 or more"),
         ({"drain_timeout": float("nan")}, BadRequest, "give 0 or more"),

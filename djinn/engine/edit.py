@@ -44,7 +44,7 @@ def apply(edit: AnyEdit, hidden: torch.Tensor) -> torch.Tensor:
     """A new state `(1, tokens, hidden_size)` with `edit` applied; arithmetic in the state's dtype, as a hook would do."""
     if edit.positions is None:
         return _changed(edit, hidden)
-    at, out = list(edit.positions), hidden.clone()
+    at, out = sorted({p % hidden.shape[1] for p in edit.positions}), hidden.clone()  # each once: there may be a million
     out[:, at] = _changed(edit, hidden[:, at])
     return out
 

@@ -23,12 +23,12 @@ from djinn.model.drive import drive
 from djinn.model.identity import config_sha256, weights_sha256
 from djinn.model.load import LoadedModel, load_model, torch_device
 from djinn.paging.pager import Pager
-from djinn.server.dispatch import welcome
 from djinn.server.door import Door
 from djinn.server.limits import limits_of
 from djinn.server.metrics import serve_metrics
 from djinn.server.plan import make_plan, workspace_bytes
 from djinn.server.pulse import Pulse
+from djinn.server.requests import welcome
 from djinn.server.service import Service
 from djinn.sizes import KVShape, format_bytes
 from djinn.tiers.cuda import CudaDevice

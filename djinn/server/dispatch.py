@@ -16,14 +16,21 @@ from typing import Any
 import numpy as np
 import torch
 
-import djinn
 from djinn.engine.engine import Engine
 from djinn.engine.session import Result, Session
-from djinn.errors import DjinnError, LimitReached, NotAllowed, ProtocolError, ServerFault
+from djinn.errors import DjinnError, LimitReached, NotAllowed, ProtocolError
 from djinn.server.leases import Leases
 from djinn.server.limits import ServerLimits
 from djinn.server.replies import Call, Replies, Send
-from djinn.server.requests import Computes, check_activation_size, check_reply_size, reply_of, work_of
+from djinn.server.requests import (
+    Computes,
+    check_activation_size,
+    check_reply_size,
+    failure,
+    fault,
+    reply_of,
+    work_of,
+)
 from djinn.states import State
 from djinn.wire import messages as m
 from djinn.wire.frames import pack, unpack
@@ -36,19 +43,20 @@ def owner_of(key: bytes | None, token: str) -> str:
     return f"key:{key.decode()}" if key is not None else f"token:{hashlib.sha256(token.encode()).hexdigest()}"
 
 
-def failure(error: DjinnError) -> m.Failure:
-    return m.Failure(code=error.code, message=str(error))
-
-
-def fault(error: Exception) -> m.Failure:
-    return m.Failure(code=ServerFault.code, message=f"{type(error).__name__}: {error}")
-
-
 class Dispatcher:
-    def __init__(self, engine: Engine, welcome: m.Welcome, limits: ServerLimits, leases: Leases, send: Send) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        welcome: m.Welcome,
+        limits: ServerLimits,
+        leases: Leases,
+        send: Send,
+        connected: Callable[[bytes], bool],
+    ) -> None:
+        """connected: looks for the client that a peer is; called by the thread that calls `handle`."""
         self.engine, self.welcome, self.limits, self.leases = engine, welcome, limits, leases
-        self.replies = Replies(send, limits.max_requests)
-        self._send = send
+        self.replies = Replies(send, limits.max_requests, connected)
+        self._send, self._connected = send, connected
 
     def handle(
         self, peer: bytes, key: bytes | None, frames: Sequence[Any], accepted_ns: int, shut_out: bool = False
@@ -72,12 +80,12 @@ class Dispatcher:
             log.exception("request failed")
             self._refuse(peer, number, call, fault(error))
 
-    def end_leases(self, connected: Callable[[bytes], bool]) -> None:
-        """Cancel the sessions of owners who have given no sign of life for a whole lease; `connected(peer)` looks for them."""
+    def end_leases(self) -> None:
+        """Cancel the sessions of owners who have given no sign of life for a whole lease."""
         sessions = list(self.engine.sessions.values())
 
         def present(owner: str) -> bool:
-            return self.replies.under_way(owner) > 0 or any(map(connected, self.replies.peers(owner)))
+            return self.replies.under_way(owner) > 0 or any(map(self._connected, self.replies.peers(owner)))
 
         over = set(self.leases.ended({session.owner for session in sessions}, present))
         for session in sessions:
@@ -229,21 +237,4 @@ def _attached(session: Session) -> m.Attached:
         token_ids=session.token_ids(),
         pause=kept(session.pause) if session.pause else None,
         checkpoints=tuple(kept(one) for one in list(session.checkpoints.values())),
-    )
-
-
-def welcome(model: dict, device: str, plan: dict[str, int], max_tokens: int, limits: ServerLimits) -> m.Welcome:
-    """What a client is told of this server."""
-    return m.Welcome(
-        protocol=m.PROTOCOL,
-        server_version=djinn.__version__,
-        model=model,
-        device=device,
-        depth=model["layers"],
-        vocabulary=model["vocab_size"],
-        hidden_size=model["hidden_size"],
-        max_tokens=max_tokens,
-        plan=plan,
-        max_message_bytes=limits.max_message_bytes,
-        lease_s=limits.lease_s,
     )

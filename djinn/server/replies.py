@@ -21,7 +21,7 @@ from djinn.wire.envelope import Envelope
 from djinn.wire.frames import pack, size_of
 
 KEPT_BYTES = 64 * 10**6  # of all replies that wait to be acknowledged; the newest is kept whatever its size
-CLIENTS = 4096  # that are remembered; beyond, those silent the longest are forgotten
+CLIENTS = 4096  # that are remembered; beyond, those gone the longest are forgotten
 Send = Callable[[bytes, int, list[Any], bool], None]  # peer, number, frames, whether it may be dropped
 
 
@@ -50,8 +50,9 @@ class _Asker:
 class Replies:
     """For any thread. `send` must not wait."""
 
-    def __init__(self, send: Send, max_requests: int) -> None:
-        self._send, self._max_requests = send, max_requests
+    def __init__(self, send: Send, max_requests: int, connected: Callable[[bytes], bool] = lambda peer: False) -> None:
+        """connected: whether a client is still there; asked by the thread that calls `begin`."""
+        self._send, self._max_requests, self._connected = send, max_requests, connected
         self._lock = threading.Lock()
         self._askers: OrderedDict[tuple[str, str], _Asker] = OrderedDict()
         self._under_way: Counter[str] = Counter()  # by owner
@@ -128,12 +129,18 @@ class Replies:
                     "long. connect() again; sessions that are still here can be attached to"
                 )
             asker = self._askers[owner, client] = _Asker(peer)
-            idle = (key for key, each in self._askers.items() if all(call.over for call in each.calls.values()))
-            if len(self._askers) > CLIENTS and (oldest := next(idle)) != (owner, client):
-                self._acknowledge(self._askers.pop(oldest), 2**63)
+            if len(self._askers) > CLIENTS:
+                self._forget_somebody()
         asker.peer = peer
         self._askers.move_to_end((owner, client))
         return asker
+
+    def _forget_somebody(self) -> None:
+        """Who has been silent the longest, of those who are gone. A notebook that is idle for days is not."""
+        for key, each in self._askers.items():
+            if all(call.over for call in each.calls.values()) and not self._connected(each.peer):
+                self._acknowledge(self._askers.pop(key), 2**63)
+                return
 
     def _acknowledge(self, asker: _Asker, answered: int) -> None:
         if answered > asker.settled:

@@ -7,8 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+import djinn
 from djinn.engine.session import Outcome, Paused, Result, Session, Work
-from djinn.errors import BadRequest, DjinnError, IllegalMove
+from djinn.errors import BadRequest, DjinnError, IllegalMove, ServerFault
+from djinn.server.limits import ServerLimits
 from djinn.sizes import KVShape
 from djinn.wire import messages as m
 from djinn.wire.frames import MAX_TENSOR_BYTES
@@ -72,7 +74,15 @@ def reply_of(result: Result) -> tuple[m.AnyReply, list[np.ndarray]]:
             body = m.OutcomeReply(tokens=tuple(tokens), checkpoints=checkpoints, stamps=stamps)
             return body, [] if logits is None else [logits.numpy()]
         case DjinnError() as error:
-            return m.Failure(code=error.code, message=str(error)), []
+            return failure(error), []
+
+
+def failure(error: DjinnError) -> m.Failure:
+    return m.Failure(code=error.code, message=str(error))
+
+
+def fault(error: Exception) -> m.Failure:
+    return m.Failure(code=ServerFault.code, message=f"{type(error).__name__}: {error}")
 
 
 def _ids(arrays: list[np.ndarray]) -> tuple[int, ...]:
@@ -98,3 +108,20 @@ def _source(session: Session, body: m.Resume):
     if body.pause is not None and (session.pause is None or session.pause.name != body.pause):
         raise IllegalMove("that pause is over: the session has gone on since")
     return session.pause
+
+
+def welcome(model: dict, device: str, plan: dict[str, int], max_tokens: int, limits: ServerLimits) -> m.Welcome:
+    """What a client is told of this server."""
+    return m.Welcome(
+        protocol=m.PROTOCOL,
+        server_version=djinn.__version__,
+        model=model,
+        device=device,
+        depth=model["layers"],
+        vocabulary=model["vocab_size"],
+        hidden_size=model["hidden_size"],
+        max_tokens=max_tokens,
+        plan=plan,
+        max_message_bytes=limits.max_message_bytes,
+        lease_s=limits.lease_s,
+    )

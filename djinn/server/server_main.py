@@ -25,6 +25,7 @@ DEFAULT_MODEL = "smollm2-135m"
 # A thread that a copy has woken takes over from one that queues many others after this time, not after Python's 5 ms: a
 # session is READY as soon as what it needs first is there.
 SWITCH_S = 1e-4
+MAX_ROWS = 1024
 PARTS = ("batching", "own-loop", "compiling", "graphs", "ahead", "write-through", "parts-first", "overlap")
 
 
@@ -72,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
         default="on",
         help="decode in a fixed number of rows, so that no session's bits depend on its neighbours (default: %(default)s)",
     )
-    p.add_argument("--decode-rows", type=_count, help="sessions decoded in one pass (default: 8 on a CPU, 32 on CUDA)")
+    p.add_argument("--decode-rows", type=_rows, help="sessions decoded in one pass (default: 8 on a CPU, 32 on CUDA)")
     p.add_argument(
         "--without",
         nargs="+",
@@ -124,6 +125,15 @@ def _count(text: str) -> int:
     if count < 1:
         raise argparse.ArgumentTypeError(f"{count} is too few: give 1 or more")
     return count
+
+
+def _rows(text: str) -> int:
+    rows = _count(text)
+    if rows > MAX_ROWS:
+        raise argparse.ArgumentTypeError(
+            f"{rows} is too many: give {MAX_ROWS} or less, each takes memory in every pass"
+        )
+    return rows
 
 
 def _port(text: str) -> int:

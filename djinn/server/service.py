@@ -36,7 +36,8 @@ class Service:
         self.engine, self.endpoint, self.drain_s = engine, door.endpoint, drain_s
         self._door = door
         self._outbox = Outbox(door.socket)
-        self._dispatcher = Dispatcher(engine, welcome, limits, Leases(limits.lease_s), self._outbox.post)
+        outbox = self._outbox
+        self._dispatcher = Dispatcher(engine, welcome, limits, Leases(limits.lease_s), outbox.post, outbox.connected)
         self._sweep_s = min(SWEEP_S, limits.lease_s / 4)
         self._told_to_go = self._drained = False
         # A signal that comes just before the poll begins would sleep with it: its byte (signal.set_wakeup_fd) wakes the poll.
@@ -84,7 +85,7 @@ class Service:
             if door in ready:
                 self._receive(door.recv_multipart(copy=False), time.monotonic_ns())
             if time.monotonic() >= sweep:
-                self._dispatcher.end_leases(self._outbox.connected)
+                self._dispatcher.end_leases()
                 sweep = time.monotonic() + self._sweep_s
             self._outbox.flush()
         self._send_the_rest()

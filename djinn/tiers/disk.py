@@ -7,9 +7,11 @@ Cost: the session's live bytes once each way, through the page cache.
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import queue
+import shutil
 import tempfile
 import threading
 import time
@@ -24,13 +26,17 @@ from djinn.timeline import Timeline
 
 log = logging.getLogger(__name__)
 Pages = Sequence[Sequence[torch.Tensor]]  # part after part of a session, each in pieces of the host pool (uint8)
+PREFIX = "djinn-spilled-"
 CHUNK = 1 << 20  # bytes read at a time where they go through
 
 
 class Disk:
-    def __init__(self, timeline: Timeline, folder: Path | None = None, prefix: str = "djinn-") -> None:
-        """Its files lie in a new folder below `folder` (None: the system's for temporary files), whose name has that prefix."""
-        self._folder = tempfile.TemporaryDirectory(prefix=prefix, dir=folder)
+    def __init__(self, timeline: Timeline, folder: Path | None = None, prefix: str = PREFIX) -> None:
+        """Its files lie in a new folder below `folder` (None: the system's for temporary files, where nothing is left of servers
+        that were killed), whose name has that prefix."""
+        if folder is None:
+            _sweep(Path(tempfile.gettempdir()))
+        self._folder, self._held = _own(folder, prefix)
         self._timeline = timeline
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="disk", daemon=True)
@@ -109,6 +115,41 @@ class Disk:
         self._work.put(None)
         self._thread.join()
         self._folder.cleanup()
+        os.close(self._held)
+
+
+def _own(below: Path | None, prefix: str) -> tuple[tempfile.TemporaryDirectory, int]:
+    """A new folder, and a lock on it: the kernel gives it back when this process dies, however it dies."""
+    while True:
+        folder = tempfile.TemporaryDirectory(prefix=prefix, dir=below)
+        held = _locked(folder.name)
+        if held is not None and os.path.exists(folder.name):
+            return folder, held
+        if held is not None:  # somebody who sweeps was between the two
+            os.close(held)
+
+
+def _sweep(below: Path) -> None:
+    """Remove the folders of servers that are gone: of one that was killed they hold all that had been put out."""
+    for left in below.glob(PREFIX + "*"):
+        held = _locked(left)
+        if held is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(held)
+
+
+def _locked(folder: str | Path) -> int | None:
+    """A lock on the folder; None where it is another's, or gone."""
+    try:
+        held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:  # of another user, a link, or removed just now
+        return None
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        return None
+    return held
 
 
 def views(pages: Pages) -> Iterator[memoryview]:

@@ -23,9 +23,10 @@ import djinn.server.replies
 import djinn.timeline
 from djinn.engine.engine import Engine
 from djinn.server.build import build_service
-from djinn.server.dispatch import Dispatcher, welcome
+from djinn.server.dispatch import Dispatcher
 from djinn.server.leases import Leases
 from djinn.server.limits import ServerLimits
+from djinn.server.requests import welcome
 from djinn.server.server_main import parser
 
 LAYERS, VOCABULARY, HIDDEN, TOKENS = 4, 64, 16, 64
@@ -50,7 +51,7 @@ class Inside:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         hello = welcome(FACTS, "cpu", {}, TOKENS, LIMITS)
-        self.dispatcher = Dispatcher(engine, hello, LIMITS, Leases(LIMITS.lease_s), self._send)
+        self.dispatcher = Dispatcher(engine, hello, LIMITS, Leases(LIMITS.lease_s), self._send, lambda peer: False)
         self._replies: queue.SimpleQueue[tuple[int, list]] = queue.SimpleQueue()
         self.pid = os.getpid()
 
