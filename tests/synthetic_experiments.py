@@ -75,6 +75,7 @@ def checkpoint_cost() -> dict[str, Any]:
         "interference": {
             "prefill_ms": {"alone": wave(150.0, PAIRS), "beside": wave(170.0, PAIRS, 0.08)},
             "decode_ms": {"alone": wave(35.0, PAIRS), "beside": wave(41.0, PAIRS, 0.1)},
+            "decode_passes": 3,
             "copied_bytes": [900_000_000] * PAIRS,
             "busy": [0.8, 0.85, 0.9],
         },

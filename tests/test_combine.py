@@ -168,6 +168,22 @@ def test_the_seeds_experiments_are_added_up(results: Path) -> None:
     assert facts["down_over_logits"]["value"] == pytest.approx(196_900 / 196_608)
 
 
+def test_a_decode_that_was_divided_by_its_tokens_is_told_by_its_passes(results: Path) -> None:
+    """Raw files that do not say `decode_passes`: three passes were divided by four tokens. Ratios stay."""
+    now = combined(results)["checkpoint_cost"]["interference"]
+
+    def older(raw: dict) -> None:
+        beside = raw["result"]["interference"]
+        assert beside.pop("decode_passes") == 3
+        beside["decode_ms"] = {way: [ms * 3 / 4 for ms in samples] for way, samples in beside["decode_ms"].items()}
+
+    change(results / "raw" / "checkpoint_cost.json", older)
+    then = combined(results)["checkpoint_cost"]["interference"]
+    assert then["decode"]["alone_ms"]["median"] == pytest.approx(now["decode"]["alone_ms"]["median"])
+    assert then["decode"]["slowdown"] == pytest.approx(now["decode"]["slowdown"])
+    assert then["prefill"] == now["prefill"]
+
+
 def test_summary_of_samples() -> None:
     numbers = summarise([1.0, 2.0, 3.0, 4.0, 5.0])
     assert numbers == {"n": 5, "median": 3, "q25": 2, "q75": 4, "min": 1, "max": 5, "p95": pytest.approx(4.8)}

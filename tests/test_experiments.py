@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -125,6 +126,29 @@ def test_checkpoints_are_timed_drained_and_copied_beside_others(settings: Simple
     beside = found["interference"]
     assert all(len(beside[what][way]) == 2 for what in ("prefill_ms", "decode_ms") for way in ("alone", "beside"))
     assert min(beside["copied_bytes"]) > 0 and all(0 <= share <= 1 for share in beside["busy"])
+    assert beside["decode_passes"] == 3 and len(beside["busy"]) == 1
+
+
+def test_copies_are_watched_in_every_tenth_pair_that_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decode of four new tokens is timed over the three passes behind the first one's logits."""
+    out = SimpleNamespace(stamps={"ready": 0, "logits": 1_000_000, "done": 7_000_000})
+    session = SimpleNamespace(prefill=lambda *_, **__: out, resume=lambda *_, **__: out, close=lambda: None)
+    decoder = SimpleNamespace(**{**vars(session), "prefill": lambda *_, **__: ({8: None}, out)})
+    sessions = iter([decoder, *[session] * 100])
+    client = SimpleNamespace(
+        open=lambda: next(sessions),
+        server=SimpleNamespace(depth=8),
+        stats=lambda: {"bytes": {"evicted_bytes": 0, "restored_bytes": 0}},
+    )
+    watched: list[int] = []
+    copying = contextlib.nullcontext(SimpleNamespace(under_way=contextlib.nullcontext))
+    monkeypatch.setattr(checkpoint_cost, "Copying", lambda *_: copying)
+    monkeypatch.setattr(checkpoint_cost, "busy_share", lambda *_: watched.append(1) or float(len(watched)))
+    pairs = checkpoint_cost.WARM_UP + 11
+    with contextlib.ExitStack() as stack:
+        found = checkpoint_cost.interference(stack, "", client, [[0]] * 2, pairs)
+    assert found["decode_ms"] == {"alone": [2.0] * 11, "beside": [2.0] * 11}
+    assert found["busy"] == [1.0, 2.0]
 
 
 def test_the_busy_share_counts_overlapping_copies_once() -> None:

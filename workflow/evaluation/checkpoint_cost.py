@@ -67,8 +67,9 @@ def taking(client: djinn.Client, prompt: list[int], depth: int, pairs: int) -> d
 def interference(
     stack: ExitStack, endpoint: str, client: djinn.Client, prompts: list[list[int]], pairs: int
 ) -> dict[str, Any]:
-    """prefill_ms, decode_ms (of one token): alone and beside copies, A B A B. copied_bytes: during each of the latter.
+    """prefill_ms, decode_ms (of one pass): alone and beside copies, A B A B. copied_bytes: during each of the latter.
 
+    decode_passes: how many a decode was timed over.
     busy: of every tenth pair, the share of the timed work during which a copy ran (asking for it takes time).
     """
     copying = stack.enter_context(Copying(endpoint, prompts[2:]))
@@ -76,6 +77,7 @@ def interference(
     kept, _ = decoder.prefill(prompts[0], checkpoint_at=[client.server.depth])
     start = kept[client.server.depth]
     found: dict[str, Any] = {"prefill_ms": {"alone": [], "beside": []}, "decode_ms": {"alone": [], "beside": []}}
+    passes = lengths.DECODED - 1  # the first new token is chosen from the logits, where the clock starts
     busy: list[float] = []
     copied: list[int] = []
     for number in range(pairs):
@@ -87,14 +89,14 @@ def interference(
                 decoded = decoder.resume(start, max_new_tokens=lengths.DECODED).stamps
             session.close()
             found["prefill_ms"][way].append(_ms(prefilled, "ready", "done"))
-            found["decode_ms"][way].append(_ms(decoded, "logits", "done") / lengths.DECODED)
+            found["decode_ms"][way].append(_ms(decoded, "logits", "done") / passes)
             if way == "beside":
                 copied.append(_copied(client) - before)
-                if number % 10 == 0:
+                if number in range(WARM_UP, pairs, 10):
                     busy.append(busy_share(client, [(one["ready"], one["done"]) for one in (prefilled, decoded)]))
     decoder.close()
     kept_of = {what: {way: listed[WARM_UP:] for way, listed in ways.items()} for what, ways in found.items()}
-    return {**kept_of, "copied_bytes": copied[WARM_UP:], "busy": busy}
+    return {**kept_of, "decode_passes": passes, "copied_bytes": copied[WARM_UP:], "busy": busy}
 
 
 def _copied(client: djinn.Client) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from evaluation import lengths
 from evaluation.summary import paired, paired_difference, summarise
 
 Result = dict[str, Any]
@@ -73,6 +74,9 @@ def _checkpoint_cost(result: Result) -> Result:
     """dispatch_ms: one checkpoint's share of the paired difference; share_of_prefill: the same over the plain prefill."""
     times, beside = result["prefill_ms"], result["interference"]
     each = {way: [ms / result["checkpoints"] for ms in samples] for way, samples in times.items()}
+    by = {"prefill": 1.0, "decode": 1.0}
+    if "decode_passes" not in beside:  # older: the time of DECODED - 1 passes divided by DECODED tokens
+        by["decode"] = lengths.DECODED / (lengths.DECODED - 1)
     return {
         "prompt_tokens": result["prompt_tokens"],
         "checkpoints": result["checkpoints"],
@@ -82,8 +86,8 @@ def _checkpoint_cost(result: Result) -> Result:
         "drained_bytes": summarise(result["drained_bytes"]),
         "interference": {
             what: {
-                "alone_ms": summarise(beside[f"{what}_ms"]["alone"]),
-                "beside_ms": summarise(beside[f"{what}_ms"]["beside"]),
+                "alone_ms": summarise([by[what] * ms for ms in beside[f"{what}_ms"]["alone"]]),
+                "beside_ms": summarise([by[what] * ms for ms in beside[f"{what}_ms"]["beside"]]),
                 "slowdown": paired(beside[f"{what}_ms"]["beside"], beside[f"{what}_ms"]["alone"]),
                 "by_pair": _ratios(beside[f"{what}_ms"]["beside"], beside[f"{what}_ms"]["alone"]),
             }
