@@ -72,6 +72,8 @@ def checkpoint_cost() -> dict[str, Any]:
         "prefill_ms": {"without": wave(150.0, PAIRS), "with": wave(151.8, PAIRS)},
         "drained_ms": wave(6.0, PAIRS),
         "drained_bytes": [29_491_200] * PAIRS,
+        "behind_bytes": [28_000_000] * PAIRS,
+        "parked_ms": wave(0.2, PAIRS),
         "interference": {
             "prefill_ms": {"alone": wave(150.0, PAIRS), "beside": wave(170.0, PAIRS, 0.08)},
             "decode_ms": {"alone": wave(35.0, PAIRS), "beside": wave(41.0, PAIRS, 0.1)},

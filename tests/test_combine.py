@@ -184,6 +184,24 @@ def test_a_decode_that_was_divided_by_its_tokens_is_told_by_its_passes(results: 
     assert then["prefill"] == now["prefill"]
 
 
+def test_what_a_campaign_of_before_does_not_know_of_draining_is_not_said(results: Path) -> None:
+    """Its drained_ms is how long parking took, when most had been copied behind the prefill."""
+    now = combined(results)["headline"]["checkpoint_dispatch_ms"]["detail"]
+    assert "28 MB of 29.5 MB were copied before the session was parked, the last copy ended 6.00 ms after" in now
+
+    def older(raw: dict) -> None:
+        raw["result"]["drained_ms"] = raw["result"].pop("parked_ms")
+        del raw["result"]["behind_bytes"]
+
+    change(results / "raw" / "checkpoint_cost.json", older)
+    made = combined(results)
+    assert made["checkpoint_cost"]["drained_ms"] is None
+    then = made["headline"]["checkpoint_dispatch_ms"]["detail"]
+    assert (
+        "29.5 MB were copied behind the prefill and by parking, all in host memory 0.20 ms after it was parked" in then
+    )
+
+
 def test_summary_of_samples() -> None:
     numbers = summarise([1.0, 2.0, 3.0, 4.0, 5.0])
     assert numbers == {"n": 5, "median": 3, "q25": 2, "q75": 4, "min": 1, "max": 5, "p95": pytest.approx(4.8)}

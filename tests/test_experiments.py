@@ -13,7 +13,7 @@ from sessions import small_server
 
 import djinn
 from evaluation import breakpoints, checkpoint_cost, concurrent, dispatch, steering, traced, zero_change
-from evaluation.copying import busy_share
+from evaluation.copying import busy_share, last_copy_out
 from evaluation.load import DECODING, Load
 from evaluation.parking import OFF, put_aside
 from evaluation.plain import Plain, apart, step
@@ -122,7 +122,10 @@ def test_checkpoints_are_timed_drained_and_copied_beside_others(settings: Simple
     found = checkpoint_cost.measure(settings, said)
     assert found["checkpoints"] == 8 and all(len(times) == 2 for times in found["prefill_ms"].values())
     hidden = 8 * 32 * 256 * 4  # a checkpoint of each layer: at least that left the device
-    assert min(found["drained_bytes"]) >= hidden and min(found["drained_ms"]) > 0
+    assert min(found["drained_bytes"]) >= hidden and min(found["parked_ms"]) > 0
+    for all_of_it, behind in zip(found["drained_bytes"], found["behind_bytes"], strict=True):
+        assert 0 < behind <= all_of_it, "it is copied while the prefill runs, not from the park on"
+    assert len(found["drained_ms"]) == 2 and min(found["drained_ms"]) >= 0
     beside = found["interference"]
     assert all(len(beside[what][way]) == 2 for what in ("prefill_ms", "decode_ms") for way in ("alone", "beside"))
     assert min(beside["copied_bytes"]) > 0 and all(0 <= share <= 1 for share in beside["busy"])
@@ -162,6 +165,7 @@ def test_the_busy_share_counts_overlapping_copies_once() -> None:
     events = [*names, event(0, 0, 100), event(1, 10, 20), event(2, 20, 20), event(2, 90, 50)]
     client = SimpleNamespace(timeline=lambda: {"traceEvents": events})
     assert busy_share(client, [(0, 100_000)]) == pytest.approx(0.4)
+    assert last_copy_out(client) == pytest.approx(30_000), "of copies off the device alone"
 
 
 def test_dispatch_is_measured_idle_and_busy(settings: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:

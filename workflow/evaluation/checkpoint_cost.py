@@ -2,8 +2,8 @@
 
 dispatch: the server does not time single checkpoints, so this is a paired difference: a prefill that keeps the state after
 every layer, against the same prefill that keeps none (ready → logits, on the server's clock), divided by their number.
-drained: from parking that session until all of it is in host memory (its own stamps). interference: another session's
-prefill and decode, with and without copies in flight, in turn.
+drained: from that prefill's logits to the end of the last copy off the device; most is copied behind the prefill, before the
+session is parked. interference: another session's prefill and decode, with and without copies in flight, in turn.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import djinn
 from evaluation import lengths
-from evaluation.copying import Copying, busy_share
+from evaluation.copying import Copying, busy_share, last_copy_out
 from evaluation.parking import put_aside
 from evaluation.prompts import load_prompts
 from evaluation.servers import budget_for, checkpointed_bytes, server_for, shape_of
@@ -40,27 +40,31 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
 
 
 def taking(client: djinn.Client, prompt: list[int], depth: int, pairs: int) -> dict[str, Any]:
-    """Prefills without and with a checkpoint after every layer, A B A B, and the draining of the latter."""
+    """Prefills without and with a checkpoint after every layer, A B A B, and the draining of the latter.
+
+    behind_bytes: of drained_bytes, what had been copied before the session was parked. parked_ms: from then until all is in
+    host memory.
+    """
     times: dict[str, list[float]] = {"without": [], "with": []}
-    drained: list[float] = []
-    moved: list[int] = []
+    found: dict[str, list[float]] = {name: [] for name in ("drained_ms", "drained_bytes", "behind_bytes", "parked_ms")}
     for _ in range(pairs):
         session = client.open()
         times["without"].append(_ms(session.prefill(prompt).stamps, "ready", "logits"))
         session.close()
-        before = client.stats()["bytes"]["evicted_bytes"]
+        before = _copied_out(client)
         session = client.open()
         _, out = session.prefill(prompt, checkpoint_at=list(range(1, depth + 1)))
         times["with"].append(_ms(out.stamps, "ready", "logits"))
+        found["behind_bytes"].append(_copied_out(client) - before)
         put_aside([session])
-        moves = dict(session.history()[1])
-        drained.append((moves["host"] - moves["io_wait"]) / 1e6)
-        moved.append(client.stats()["bytes"]["evicted_bytes"] - before)
+        found["parked_ms"].append(_ms(dict(session.history()[1]), "io_wait", "host"))
+        found["drained_bytes"].append(_copied_out(client) - before)
         session.close()
+        # 0 where the last copy had ended when the logits came
+        found["drained_ms"].append(max(0.0, last_copy_out(client) - out.stamps["logits"]) / 1e6)
     return {
         "prefill_ms": {name: listed[WARM_UP:] for name, listed in times.items()},
-        "drained_ms": drained[WARM_UP:],
-        "drained_bytes": moved[WARM_UP:],
+        **{name: listed[WARM_UP:] for name, listed in found.items()},
     }
 
 
@@ -97,6 +101,10 @@ def interference(
     decoder.close()
     kept_of = {what: {way: listed[WARM_UP:] for way, listed in ways.items()} for what, ways in found.items()}
     return {**kept_of, "decode_passes": passes, "copied_bytes": copied[WARM_UP:], "busy": busy}
+
+
+def _copied_out(client: djinn.Client) -> int:
+    return client.stats()["bytes"]["evicted_bytes"]
 
 
 def _copied(client: djinn.Client) -> int:

@@ -15,7 +15,8 @@ import djinn
 from evaluation.parking import OFF, put_aside
 
 STEP_S = 0.0005
-TRACKS = ("copy out", "copy in")  # of the server's timeline
+OUT = "copy out"
+TRACKS = (OUT, "copy in")  # of the server's timeline
 
 
 class Copying:
@@ -91,15 +92,24 @@ class Copying:
 
 def busy_share(client: djinn.Client, spans: list[tuple[int, int]]) -> float:
     """Share of `spans` (start, end; ns of the server's clock) during which a copy ran, by the server's timeline."""
+    copies = sorted(_copies(client, TRACKS))
+    covered = sum(_overlap(copies, start, end) for start, end in spans)
+    return covered / sum(end - start for start, end in spans)
+
+
+def last_copy_out(client: djinn.Client) -> float:
+    """When the last copy off the device ended that the server's timeline knows (ns of the server's clock)."""
+    return max(end for _, end in _copies(client, (OUT,)))
+
+
+def _copies(client: djinn.Client, names: tuple[str, ...]) -> list[tuple[float, float]]:
     events = client.timeline()["traceEvents"]
-    tracks = {event["tid"] for event in events if event["ph"] == "M" and event["args"]["name"] in TRACKS}
-    copies = sorted(
+    tracks = {event["tid"] for event in events if event["ph"] == "M" and event["args"]["name"] in names}
+    return [
         (1000 * event["ts"], 1000 * (event["ts"] + event["dur"]))
         for event in events
         if event["ph"] == "X" and event["tid"] in tracks
-    )
-    covered = sum(_overlap(copies, start, end) for start, end in spans)
-    return covered / sum(end - start for start, end in spans)
+    ]
 
 
 def _overlap(copies: list[tuple[float, float]], start: float, end: float) -> float:

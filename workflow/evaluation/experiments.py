@@ -82,8 +82,11 @@ def _checkpoint_cost(result: Result) -> Result:
         "checkpoints": result["checkpoints"],
         "prefill_ms": {way: summarise(samples) for way, samples in times.items()},
         "dispatch_ms": paired_difference(each["with"], each["without"]),
-        "drained_ms": summarise(result["drained_ms"]),
+        # older raw files know only how long parking took, and call that drained_ms
+        "parked_ms": summarise(result["parked_ms"] if "parked_ms" in result else result["drained_ms"]),
+        "drained_ms": summarise(result["drained_ms"]) if "parked_ms" in result else None,
         "drained_bytes": summarise(result["drained_bytes"]),
+        "behind_bytes": summarise(result["behind_bytes"]) if "parked_ms" in result else None,
         "interference": {
             what: {
                 "alone_ms": summarise([by[what] * ms for ms in beside[f"{what}_ms"]["alone"]]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from djinn.sizes import format_bytes
 from evaluation.facts import Absent, Combined, Facts
 
@@ -16,9 +18,20 @@ def checkpoint_dispatch_ms(combined: Combined) -> tuple[float, str]:
     return each["high"], (
         f"upper 95 % bound of the paired difference of a prefill of {cost['prompt_tokens']} tokens with and without "
         f"{cost['checkpoints']} checkpoints, divided by their number; {each['n']} pairs, median {each['difference']:.3f} ms, "
-        f"lower bound {each['low']:.3f} ms; "
-        f"parked, {format_bytes(round(cost['drained_bytes']['median']))} more are in host memory "
-        f"{cost['drained_ms']['median']:.2f} ms later (median)"
+        f"lower bound {each['low']:.3f} ms; {_drained(cost)}"
+    )
+
+
+def _drained(cost: dict[str, Any]) -> str:
+    """Where the bytes went. Older campaigns do not say how much was copied before the session was parked."""
+    moved = format_bytes(round(cost["drained_bytes"]["median"]))
+    parked = f"{cost['parked_ms']['median']:.2f} ms after it was parked (median)"
+    if cost["drained_ms"] is None:
+        return f"{moved} were copied behind the prefill and by parking, all in host memory {parked}"
+    behind = format_bytes(round(cost["behind_bytes"]["median"]))
+    return (
+        f"{behind} of {moved} were copied before the session was parked, the last copy ended "
+        f"{cost['drained_ms']['median']:.2f} ms after the logits (median), all in host memory {parked}"
     )
 
 
