@@ -34,6 +34,7 @@ WEIGHTS = {
     "sha256": "0" * 64,
     "bytes": WEIGHTS_BYTES,
     "layers": 30,
+    "kv_bytes_per_token": 23_040,
 }
 
 

@@ -126,7 +126,7 @@ def traced() -> dict[str, Any]:
         "steps": [{"step": step, "up_bytes": up, "down_bytes": down, "ms": 10.0} for step, up, down in steps],
         "activation_bytes": 1_179_648,
         "logits_bytes": 196_608,
-        "kv_bytes": 12_386_304,
+        "stayed_bytes": 12_386_304,
         "stop_equals_checkpoint": True,
         "changed_logits": 0.99,
     }

@@ -166,6 +166,7 @@ def test_the_seeds_experiments_are_added_up(results: Path) -> None:
     assert "not under memory pressure" in facts["zero_change_lines"]["reason"]
     assert facts["checkpoint_dispatch_ms"]["value"] == pytest.approx(1.8 / 30, rel=0.05)
     assert facts["down_over_logits"]["value"] == pytest.approx(196_900 / 196_608)
+    assert facts["kv_over_wire"]["value"] == pytest.approx(2 * 512 * 23_040 / 2_758_004), "keys and values alone"
 
 
 def test_a_decode_that_was_divided_by_its_tokens_is_told_by_its_passes(results: Path) -> None:

@@ -204,7 +204,7 @@ def test_the_traced_request_counts_every_byte_both_ways(settings: SimpleNamespac
     assert hidden < fetched["down_bytes"] < hidden + 1000 and hidden < went_on["up_bytes"] < hidden + 1000
     assert by_step["run and stop at the layer"]["down_bytes"] < 1000  # a pause sends neither logits nor activation
     assert found["stop_equals_checkpoint"] and found["changed_logits"] > 0
-    assert found["kv_bytes"] >= 48 * settings.weights["kv_bytes_per_token"]
+    assert found["stayed_bytes"] == 48 * settings.weights["kv_bytes_per_token"] + hidden
 
 
 def test_a_tap_ends_when_no_client_came(server: djinn.LocalServer) -> None:

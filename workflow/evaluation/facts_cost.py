@@ -101,23 +101,28 @@ def loaded_ready_p95_ms(combined: Combined) -> tuple[float, str]:
     )
 
 
+def _traced_kv_bytes(combined: Combined) -> int:
+    """By MEASURES' arithmetic: what the server's table says (older raw files: `kv_bytes`) has the hidden state in it."""
+    return combined["traced"]["prompt_tokens"] * combined["raw"]["traced"]["weights"]["kv_bytes_per_token"]
+
+
 @FACTS.needs("traced")
 def down_over_logits(combined: Combined) -> tuple[float, str]:
     traced = combined["traced"]
     down = traced["checkpointed_down_bytes"]
     return down / traced["logits_bytes"], (
         f"{down:,} B came down the wire for a checkpointed prefill of {traced['prompt_tokens']} tokens, the last token's "
-        f"logits are {traced['logits_bytes']:,} B; its KV, {format_bytes(traced['kv_bytes'])}, stayed"
+        f"logits are {traced['logits_bytes']:,} B; its KV, {format_bytes(_traced_kv_bytes(combined))}, stayed"
     )
 
 
 @FACTS.needs("traced")
 def kv_over_wire(combined: Combined) -> tuple[float, str]:
-    traced = combined["traced"]
+    traced, kv = combined["traced"], _traced_kv_bytes(combined)
     steps = "; ".join(
         f"{step['step']}: {step['up_bytes']:,} B up, {step['down_bytes']:,} B down" for step in traced["steps"]
     )
-    return 2 * traced["kv_bytes"] / traced["steered_bytes"], (
-        f"shipping the session's KV there and back would be 2 · {format_bytes(traced['kv_bytes'])}, the steered round trip "
+    return 2 * kv / traced["steered_bytes"], (
+        f"shipping the session's KV there and back would be 2 · {format_bytes(kv)}, the steered round trip "
         f"was {format_bytes(traced['steered_bytes'])}: {steps}"
     )

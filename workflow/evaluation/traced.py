@@ -2,7 +2,7 @@
 
 The seed's flow: save the state at layer N and run on; only logits come back; the client takes the activation, changes it by
 itself, and the server goes on from layer N with what it was given. Then the same with a real stop. All bytes are counted
-by a relay between client and server, both ways; the KV that stayed is read from the server's table of slabs.
+by a relay between client and server, both ways; what stayed is read from the server's table of slabs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
         session = steps.given
         steps.take("run with a checkpoint at the layer", lambda: session.prefill(prompt, checkpoint_at=[layer]))
         checkpoints, plain = steps.given
-        kv = watcher.stats()["bytes"]["device_bytes"]
+        stayed = watcher.stats()["bytes"]["device_bytes"]
         steps.take("fetch the activation", checkpoints[layer].activation)
         hidden = steps.given
         changed = hidden * np.float32(factor)
@@ -59,7 +59,7 @@ def measure(settings: Any, progress: Progress) -> dict[str, Any]:
         "steps": steps.rows,
         "activation_bytes": hidden.nbytes,
         "logits_bytes": plain.logits.nbytes,
-        "kv_bytes": kv,
+        "stayed_bytes": stayed,  # the session's KV and the checkpoint's hidden state
         "stop_equals_checkpoint": bool(np.array_equal(unchanged.logits, plain.logits)),
         "changed_logits": float(np.mean(steered.logits != plain.logits)),
     }
