@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from synthetic import change, write_results
 
+from evaluation import facts_cost
 from evaluation.answers import warnings
-from evaluation.claims import evaluate
+from evaluation.claims import evaluate, load
 from evaluation.combine import BadRaw, ForeignRaw, combine, same
 from evaluation.figures import figure7
 from evaluation.summary import crossover, ratio, resampled_medians, summarise
@@ -201,6 +202,30 @@ def test_what_a_campaign_of_before_does_not_know_of_draining_is_not_said(results
     assert (
         "29.5 MB were copied behind the prefill and by parking, all in host memory 0.20 ms after it was parked" in then
     )
+
+
+def test_copies_that_were_not_busy_enough_prove_no_small_slowdown(results: Path) -> None:
+    """But a slowdown that is too large is one."""
+
+    def calm(raw: dict) -> None:
+        beside = raw["result"]["interference"]
+        beside["busy"] = [0.7998]
+        beside["decode_ms"]["beside"] = beside["decode_ms"]["alone"]
+
+    assert combined(results)["headline"]["decode_slowdown"]["value"] > facts_cost.PROMISED
+    change(results / "raw" / "checkpoint_cost.json", calm)
+    facts = combined(results)["headline"]
+    assert facts["decode_slowdown"]["value"] is None
+    assert facts["decode_slowdown"]["reason"] == "copies ran 79.98 % of the time, MEASURES asks for 80 %"
+    assert facts["prefill_slowdown"]["value"] > facts_cost.PROMISED
+    assert "copies ran 79.98 % of that time (MEASURES asks for 80 %" in facts["prefill_slowdown"]["detail"]
+    change(results / "raw" / "checkpoint_cost.json", lambda raw: raw["result"]["interference"].update(busy=[0.8]))
+    assert combined(results)["headline"]["decode_slowdown"]["value"] == 0
+
+
+def test_an_interference_is_asked_to_be_what_the_claims_ask() -> None:
+    targets = {claim.id: claim.target for claim in load(CLAIMS)}
+    assert targets["interference_prefill"] == targets["interference_decode"] == facts_cost.PROMISED
 
 
 def test_summary_of_samples() -> None:

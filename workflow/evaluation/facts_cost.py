@@ -9,6 +9,7 @@ from evaluation.facts import Absent, Combined, Facts
 
 FACTS = Facts()
 BUSY = 0.8  # MEASURES: how busy the copy engines must be for an interference to count
+PROMISED = 0.01  # the claims' target
 
 
 @FACTS.needs("checkpoint_cost")
@@ -49,10 +50,14 @@ def _slowdown(combined: Combined, what: str) -> tuple[float, str]:
     cost = combined["checkpoint_cost"]
     found, busy = cost["interference"][what], cost["busy"]["median"]
     ratio = found["slowdown"]
+    if (
+        busy < BUSY and ratio["high"] - 1 < PROMISED
+    ):  # more copies could slow it more; a bound that is too high stays so
+        raise Absent(f"copies ran {100 * busy:.4g} % of the time, MEASURES asks for {100 * BUSY:.0f} %")
     enough = "" if busy >= BUSY else f" (MEASURES asks for {100 * BUSY:.0f} %: this load could not keep them as busy)"
     return ratio["high"] - 1, (
         f"upper 95 % bound of {ratio['n']} pairs; median {100 * (ratio['ratio'] - 1):+.1f} %, {found['alone_ms']['median']:.1f} ms "
-        f"alone, {found['beside_ms']['median']:.1f} ms beside copies; copies ran {100 * busy:.3g} % of that time{enough}, "
+        f"alone, {found['beside_ms']['median']:.1f} ms beside copies; copies ran {100 * busy:.4g} % of that time{enough}, "
         f"{format_bytes(round(cost['copied_bytes']['median']))} in each pair"
     )
 
