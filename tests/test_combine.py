@@ -228,6 +228,22 @@ def test_an_interference_is_asked_to_be_what_the_claims_ask() -> None:
     assert targets["interference_prefill"] == targets["interference_decode"] == facts_cost.PROMISED
 
 
+def test_clients_that_were_not_paused_at_once_show_nothing(results: Path) -> None:
+    change(results / "raw" / "concurrent.json", lambda raw: raw["result"].update(paused_at_once=False))
+    found = combined(results)["headline"]["concurrent_as_alone"]
+    assert found["value"] == 0 and "8 of 8 clients, NOT all paused at once" in found["detail"]
+
+
+def test_near_ties_alone_are_no_agreement(results: Path) -> None:
+    def flat(raw: dict) -> None:
+        for one in raw["result"]["models"]["campaign"]["plain"]["positions"]:
+            one.update(near_ties=one["positions"])
+
+    change(results / "raw" / "breakpoints.json", flat)
+    found = combined(results)["headline"]["plain_agreement"]
+    assert found["value"] is None and "near ties" in found["reason"]
+
+
 def test_summary_of_samples() -> None:
     numbers = summarise([1.0, 2.0, 3.0, 4.0, 5.0])
     assert numbers == {"n": 5, "median": 3, "q25": 2, "q75": 4, "min": 1, "max": 5, "p95": pytest.approx(4.8)}

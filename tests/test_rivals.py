@@ -46,6 +46,12 @@ def test_totals_are_compared_with_djinns(results):
     assert headline["djinn_over_vllm"]["value"] == pytest.approx(1 / 0.9)
 
 
+def test_a_system_whose_own_file_is_missing_keeps_its_ratio(results):
+    (results / "raw" / "peer_vllm.json").unlink()
+    found = combined(results)["headline"]["djinn_over_vllm"]
+    assert found["value"] == pytest.approx(1 / 0.9) and "raw/peer_vllm.json is missing" in found["detail"]
+
+
 def test_fewer_rounds_of_a_slow_system_are_held_against_as_many_of_djinns(results):
     def once(raw):
         raw["result"]["systems"]["handswap_pinned"].update(seconds=[60.0])

@@ -50,6 +50,8 @@ def plain_agreement(combined: Combined) -> tuple[float, str]:
     model = combined["breakpoints"]["models"]["campaign"]
     plain = model["plain"]
     decided, control = plain["positions"] - plain["near_ties"], plain["control"]
+    if not decided:
+        raise Absent(f"all {plain['positions']} positions are near ties: no best token can be held against another")
     itself = (
         f"; plain transformers with eager attention against itself with the usual one: {control['different']} with another "
         f"best token, {control['near_ties']} near ties, max |Δlogit| {control['max_abs_logit_diff']:.2g}"
@@ -72,8 +74,8 @@ def concurrent_clients(combined: Combined) -> tuple[float, str]:
 @FACTS.needs("concurrent")
 def concurrent_as_alone(combined: Combined) -> tuple[float, str]:
     found = combined["concurrent"]
-    at_once = "all paused at once" if found["paused_at_once"] else "NOT all paused at once"
-    return found["as_alone"], (
+    at_once = "all paused at once" if found["paused_at_once"] else "NOT all paused at once, so none counts"
+    return found["as_alone"] if found["paused_at_once"] else 0, (
         f"{found['as_alone']} of {found['clients']} clients, {at_once} at layers {', '.join(map(str, found['layers']))}, "
         f"got the {found['new_tokens']} tokens and last logits of the same session alone"
     )

@@ -24,7 +24,9 @@ def _ratio(over: dict[str, Any], under: dict[str, Any], rounds: int, low: float,
 
 def _tried(combined: Combined, system: str) -> str:
     """Its setting, and how many of those offered it was chosen from: a slow start may leave no time for others."""
-    peer = combined["peers"][system]
+    peer = combined["peers"].get(system)
+    if peer is None:
+        return f"its setting is not known: raw/peer_{system}.json is missing"
     tried = sum(row["seconds"] is not None for row in peer["tuning"])
     return f"its setting: {peer['setting'] or 'as shipped'}, {tried} of {peer['settings_offered']} tried"
 
