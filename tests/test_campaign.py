@@ -96,6 +96,7 @@ def two_scales(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str
     (tmp_path / "config" / "config.yaml").write_text("scale: laptop\n")
     started = []
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(again.subprocess, "call", lambda words: "--dry-run" not in words)
     monkeypatch.setattr(again.os, "execv", lambda program, words: started.append(words[3:]))
     return started
 
@@ -106,9 +107,9 @@ def two_scales(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str
         (["--cores", "1"], "laptop", ["--cores", "1"]),
         (["--name", "x"], "laptop", ["--config", "name=x"]),
         (
-            ["--name", "x", "--config", "scale=smoke", "threads=2", "-n"],
+            ["--name", "x", "--config", "scale=smoke", "threads=2", "-p"],
             "smoke",
-            ["-n", "--config", "name=x", "scale=smoke", "threads=2"],
+            ["-p", "--config", "name=x", "scale=smoke", "threads=2"],
         ),
         (["eager", "-C", "scale=smoke"], "smoke", ["eager", "--config", "scale=smoke"]),
         (["--configfile", "small.yaml"], "smoke", ["--configfile", "small.yaml"]),
@@ -121,6 +122,27 @@ def test_a_new_campaign_puts_the_one_of_its_scale_away_and_keeps_its_name(
     again.main(given)
     assert two_scales == [words]
     assert [path.name for path in Path("results", "campaigns").iterdir()] == [f"of-{away}"]
+
+
+@pytest.mark.parametrize("dry", ["-n", "--dry-run", "--dryrun", "-np"])
+def test_a_dry_run_of_a_new_campaign_moves_nothing(
+    two_scales: list[list[str]], dry: str, capsys: pytest.CaptureFixture
+) -> None:
+    again.main(["--cores", "1", dry])
+    assert "nothing is moved" in capsys.readouterr().out
+    assert two_scales == [] and not Path("results", "campaigns").exists()
+
+
+def test_no_campaign_is_put_away_for_words_that_snakemake_does_not_take(
+    two_scales: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(again.subprocess, "call", lambda words: asked.append(words[1:]) or 3)
+    with pytest.raises(SystemExit, match="3"):
+        again.main(["--name", "x", "--cores", "1", "--config", "resume={samples: none}"])
+    words = ["-m", "snakemake", "--cores", "1", "--config", "name=x", "resume={samples: none}", "--dry-run", "--quiet"]
+    assert asked == [words]
+    assert two_scales == [] and not Path("results", "campaigns").exists()
 
 
 def test_a_new_campaign_is_not_started_over_an_unfinished_one(

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +30,11 @@ def scale_of(files: Sequence[Path], words: Sequence[str]) -> str:
     return choose_scale(wanted["scale"])[0]
 
 
+def is_dry(words: Sequence[str]) -> bool:
+    """Whether Snakemake would start nothing: -n may stand in one word with other switches."""
+    return any(word in ("--dry-run", "--dryrun") or re.fullmatch("-[Fkp]*n[Fkp]*", word) for word in words)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m evaluation.again",
@@ -38,17 +45,24 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--config", "-C", nargs="*", action="extend", default=[], metavar="KEY=VALUE")
     parser.add_argument("--configfile", "--configfiles", nargs="+", action="extend", default=[], type=Path)
     chosen, words = parser.parse_known_args(arguments)
+    # Once each: of two --config Snakemake reads the last alone.
+    config = [*([f"name={chosen.name}"] if chosen.name else []), *chosen.config]
+    words += ["--configfile", *map(str, chosen.configfile)] if chosen.configfile else []
+    words += ["--config", *config] if config else []
+    snakemake = [sys.executable, "-m", "snakemake", *words]
+    # A finished campaign is not put away for words that Snakemake does not take.
+    if code := subprocess.call([*snakemake, "--dry-run", "--quiet"]):
+        sys.exit(code)
+    if is_dry(words):
+        print("campaign: Snakemake takes these words; nothing is moved and nothing started")
+        return
     try:
         target = archive(Path("results"), scale_of([CONFIG, *chosen.configfile], chosen.config))
     except CampaignError as error:
         print(f"campaign: {error}", file=sys.stderr)
         sys.exit(1)
     print(f"campaign: moved to {target}; a new campaign starts", flush=True)
-    # Once each: of two --config Snakemake reads the last alone.
-    config = [*([f"name={chosen.name}"] if chosen.name else []), *chosen.config]
-    words += ["--configfile", *map(str, chosen.configfile)] if chosen.configfile else []
-    words += ["--config", *config] if config else []
-    os.execv(sys.executable, [sys.executable, "-m", "snakemake", *words])
+    os.execv(sys.executable, snakemake)
 
 
 if __name__ == "__main__":
