@@ -50,6 +50,7 @@ def finished(tmp_path_factory) -> Path:
     stub_scripts(top)
     assert planned(top, *SMOKE) == {"campaign": 1, "weights": 1, **MEASURED, **AFTER}
     snakemake(top, *SMOKE)
+    (top / "results" / "mlflow.db").touch()  # no output of a rule, so no stub makes it
     return top
 
 
@@ -99,6 +100,7 @@ def test_a_name_or_an_address_reruns_nothing(finished, change):
         ("evaluation/figures/figure6.py", {"figure6": 1, "mlflow": 1}),
         ("evaluation/claims.py", {"claims": 1, "mlflow": 1, "seed_log": 1, "pages": 1}),
         ("evaluation/peers_table.py", {"peers": 1, "mlflow": 1}),
+        ("evaluation/tracking.py", {"mlflow": 1}),
         ("evaluation/oversubscription.py", {}),
     ],
 )
@@ -164,6 +166,15 @@ def test_a_lost_raw_file_is_measured_again(finished):
         assert planned(finished, *SMOKE) == {"steering": 1, **AFTER}
     finally:
         aside.rename(raw)
+
+
+def test_a_lost_database_is_logged_to_again(finished):
+    database = finished / "results" / "mlflow.db"
+    aside = database.rename(database.with_suffix(".aside"))
+    try:
+        assert planned(finished, *SMOKE) == {"mlflow": 1}
+    finally:
+        aside.rename(database)
 
 
 def test_measuring_rules_take_every_core(finished):

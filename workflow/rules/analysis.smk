@@ -172,7 +172,10 @@ rule mlflow:
     conda:
         "../../envs/analysis.yaml"
     params:
-        database="results/mlflow.db",
+        database=DATABASE,
+        code=sources.code("evaluation.tracking"),
+        # All scales share it, so it is no output; one that was lost is a reason to log again (and once more, when it is there).
+        lost=Path(f"{RESULTS}/mlflow.json").exists() and not Path(DATABASE).exists(),
     shell:
         "exec python workflow/scripts/track.py --campaign {input.campaign:q} --database {params.database:q}"
         " --log {log:q} --out {output:q}"

@@ -50,6 +50,7 @@ except settings.ConfigError as wrong:
 logger.info(f"Djinn: {SCALE} scale ({WHY}), {SETTINGS.model.name} on {SETTINGS.device}")
 
 RESULTS = f"results/{SCALE}"
+DATABASE = "results/mlflow.db"
 MANUAL_MODES = ["activation", "full", "pageable"]
 RAW = [f"{RESULTS}/raw/{rule}.json" for rule in combine.RULES]
 TEXTS = sources.digest(
