@@ -69,6 +69,13 @@ def test_the_laptop_needs_more_than_its_budget(scale, times):
             "config: oversubscription.break_at = 0: expected 1..30 (smollm2-135m has 30 layers)",
         ),
         (
+            "oversubscription",
+            "break_at",
+            30,
+            "config: oversubscription.break_at = 30: expected 29 at most (the peers are stopped before the layer behind it",
+        ),
+        ("oversubscription", "new_tokens", 2, "config: oversubscription.new_tokens = 2: expected 3 or more"),
+        (
             "activation_steering",
             "steering_layer",
             99,

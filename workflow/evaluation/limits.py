@@ -32,6 +32,11 @@ def beyond_the_model(settings: Any) -> list[str]:
     layers = model_layers(model)
     wrong = list(_layers(_breakpoints(settings), layers, model.name))
     wrong += _layers(_numbered("breakpoints.gpt2_layers", settings.breakpoints.gpt2_layers), depth(GPT2), GPT2)
+    if settings.oversubscription.break_at == layers:
+        wrong.append(
+            f"config: oversubscription.break_at = {layers}: expected {layers - 1} at most "
+            f"(the peers are stopped before the layer behind it, and {model.name} has {layers})"
+        )
     for section, rules in LONGEST.items():
         wrong += _length(settings, section, rules, model.name)
     wrong += _length(settings, "breakpoints", LONGEST["breakpoints"], GPT2)

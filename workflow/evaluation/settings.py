@@ -84,7 +84,8 @@ class Budget(Section):
 class Oversubscription(Section):
     sessions: Annotated[Whole, Field(ge=2)]  # one fits, or nothing does
     prompt_tokens: Count
-    new_tokens: Count
+    # two before a session of a peer is put aside and one behind it: with fewer nothing is seen of whether it went on as it should
+    new_tokens: Annotated[Whole, Field(ge=3)]
     break_at: Whole
 
 
