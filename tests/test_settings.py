@@ -141,6 +141,19 @@ def test_the_laptop_needs_more_than_its_budget(scale, times):
             "config: budget.device = '750MB': expected more than 769 MB, which the weights of",
         ),
         ("budget", "host", "0GB", "config: budget.host = '0GB': expected room for the sessions that leave the device"),
+        (
+            "model",
+            "hub_id",
+            "meta-llama/x",
+            "config: model.hub_id = 'meta-llama/x': expected null for source wheel (source hub",
+        ),
+        (
+            "model",
+            "revision",
+            "v1",
+            "config: model.revision = 'v1': expected null for source wheel (source hub reads it)",
+        ),
+        ("model", "path", "/x", "config: model.path = '/x': expected null for source wheel (source path reads it)"),
         ("model", "dtype", "bf16", "config: model.dtype = 'bf16': expected 'float32', 'bfloat16' or 'float16'"),
         ("model", "name", "gpt-9", "config: model.name = 'gpt-9': expected one of"),
         ("budget", "device", "80 stones", "config: budget.device = '80 stones': expected a size such as 750MB or 2GiB"),
@@ -201,6 +214,12 @@ def test_what_is_not_on_this_machine_is_named(tmp_path):
 )
 def test_weights_of_presets_are_counted(name, numbers):
     assert parameters(name) == numbers
+
+
+def test_weights_of_a_hub_are_named_by_id_and_revision():
+    given = config("paper")
+    given["model"].update(source="hub", hub_id="meta-llama/Llama-2-13b-hf", revision="main")
+    assert parse(given).model.hub_id == "meta-llama/Llama-2-13b-hf"
 
 
 def test_everything_wrong_is_said_at_once():

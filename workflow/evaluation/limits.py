@@ -19,8 +19,18 @@ LONGEST = {
     "breakpoints": (lengths.breakpoints,),
     "checkpoint_cost": (lengths.checkpoint_cost,),
 }
+ONLY_FOR = {"path": "path", "hub_id": "hub", "revision": "hub"}  # key of model → the source that reads it
 CPU_ALLOCATORS = ("default", "mmap64k", "mmap1m", "arena1")  # what each means: parking_lot.py
 CUDA_ALLOCATORS = ("default", "expandable", "split512")
+
+
+def of_another_source(settings: Any) -> list[str]:
+    """One line for each key of model that its source does not read: it names weights, and others would be taken."""
+    return [
+        f"config: model.{key} = {value!r}: expected null for source {settings.model.source} (source {source} reads it)"
+        for key, source in ONLY_FOR.items()
+        if (value := getattr(settings.model, key)) is not None and settings.model.source != source
+    ]
 
 
 def beyond_the_model(settings: Any) -> list[str]:

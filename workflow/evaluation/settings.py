@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from djinn.errors import BadRequest, DjinnError
 from djinn.sizes import parse_bytes
 from evaluation import wording
-from evaluation.limits import beyond_the_budget, beyond_the_model, not_here, of_another_device
+from evaluation.limits import beyond_the_budget, beyond_the_model, not_here, of_another_device, of_another_source
 
 WHOLE = "DJINN_CONFIG"  # environment variable: the whole config of this run as JSON, for the scripts
 
@@ -171,7 +171,8 @@ def parse(config: dict[str, Any]) -> Settings:
         settings = Settings.model_validate(config)
     except ValidationError as error:
         raise ConfigError("\n".join(wording.line(item, _all_names()) for item in error.errors())) from None
-    wrong = beyond_the_model(settings) + of_another_device(settings) + beyond_the_budget(settings) + not_here(settings)
+    wrong = of_another_source(settings) + beyond_the_model(settings) + of_another_device(settings)
+    wrong += beyond_the_budget(settings) + not_here(settings)
     if wrong:
         raise ConfigError("\n".join(wrong))
     return settings
