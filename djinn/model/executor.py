@@ -72,8 +72,8 @@ class Executor:
         self._extras: list[int | None] = [None] * self.depth
         self._pass: _Pass | None = None
         takes_positions = "position_ids" in inspect.signature(model.forward).parameters
-        # Whether `run_rows` may be tried; the probe finds out if it serves.
-        self.takes_rows = takes_positions and use_row_attention(model, self.depth)
+        # Whether `run_rows` may be tried; the probe finds out if it serves. Its rows are too few and short to see a table grow.
+        self.takes_rows = takes_positions and not self.rotary.grows and use_row_attention(model, self.depth)
         for index, layer in enumerate(self.layers):
             layer.forward = self._wrap(index, layer.forward)
 

@@ -3,6 +3,8 @@
 With `rope_type` dynamic, transformers keeps the longest length ever seen in the module and scales the frequencies by
 it, so one session's long pass would change another's bits. From its first state the module computes what the running
 pass's own positions ask for. Longrope chooses by the pass's positions alone, but leaves its choice in the module too.
+
+Both ask for the largest position of the whole pass: a row would get its table by the longest of its neighbours.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ class RotaryState:
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._first = [(m, *_first_state(m)) for m in model.modules() if _grows(m)]
+        self.grows = bool(self._first)
 
     def reset(self) -> None:
         for module, buffers, plain in self._first:

@@ -1,0 +1,89 @@
+"""Who may share a pass over a token: a session beside others has the bits that it has alone, or goes one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from djinn.model.executor import Executor
+from djinn.model.layers import kv_shape
+from djinn.model.probe_rows import probe_rows
+from djinn.model.slabs import SlabCache
+
+SMALL = {
+    "vocab_size": 97,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0] * 8,
+    "long_factor": [4.0] * 8,
+    "original_max_position_embeddings": 32,
+}
+DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 100.0}
+ROWS, NEW, SHORT, LONG = 4, 8, 10, 70  # rows of a pass, tokens decoded, tokens of two prompts
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def tiny(family: str, **config: object) -> PreTrainedModel:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SMALL | config)).eval()
+    for parameter in model.requires_grad_(False).parameters():
+        if parameter.dim() >= 2:
+            parameter.mul_(4)  # attention far from uniform
+    return model
+
+
+def decoded(model: PreTrainedModel, lengths: tuple[int, ...]) -> torch.Tensor:
+    """The first prompt's logits, beside the others wherever they may share its passes."""
+    executor = Executor(model)
+    together, caches = probe_rows(executor), []
+    ids = torch.randint(3, 97, (len(lengths), max(lengths) + NEW), generator=torch.Generator().manual_seed(1))
+    heads, head_dim = kv_shape(model)
+    for prompt, length in zip(ids, lengths, strict=True):
+        cache = SlabCache(executor.depth)
+        cache.bind(torch.zeros(executor.depth, length + NEW, 2, heads, head_dim))
+        executor.run(cache, prompt[None, :length], 0)
+        caches.append(cache)
+    found = []
+    for step in range(NEW):
+        pasts = [length + step for length in lengths]
+        if together:
+            tokens = [int(prompt[past]) for prompt, past in zip(ids, pasts, strict=True)]
+            found.append(executor.run_rows(caches, tokens, pasts, ROWS).logits[:1])
+        else:
+            found.append(executor.run(caches[0], ids[:1, pasts[0], None], pasts[0]).logits)
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        ("phi3", {"original_max_position_embeddings": 32, "rope_parameters": LONGROPE}),
+        ("llama", {"max_position_embeddings": 32, "rope_parameters": DYNAMIC}),
+    ],
+    ids=["longrope", "dynamic"],
+)
+def test_a_table_that_grows_with_the_longest_is_no_neighbours(family, config):
+    alone, beside = (decoded(tiny(family, **config), lengths) for lengths in ((SHORT,), (SHORT, LONG)))
+    assert torch.equal(alone, beside)
