@@ -87,3 +87,48 @@ def decoded(model: PreTrainedModel, lengths: tuple[int, ...]) -> torch.Tensor:
 def test_a_table_that_grows_with_the_longest_is_no_neighbours(family, config):
     alone, beside = (decoded(tiny(family, **config), lengths) for lengths in ((SHORT,), (SHORT, LONG)))
     assert torch.equal(alone, beside)
+
+
+WINDOW = {"sliding_window": 12}
+EXPERTS = {"num_experts_per_tok": 1, "num_experts": 1, "num_local_experts": 1}  # one: a mixture is refused for itself
+KINDS = {"layer_types": ["sliding_attention", "full_attention"] * 2}
+
+
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        ("doge", WINDOW),
+        ("doge", {"keep_window_size": 12}),
+        ("qwen2_moe", EXPERTS | WINDOW | KINDS | {"use_sliding_window": True, "moe_intermediate_size": 32}),
+        ("phimoe", WINDOW | {"num_local_experts": 4}),
+        ("llama4_text", EXPERTS | {"attention_chunk_size": 12, "attn_temperature_tuning": False}),
+        ("gpt2", {"window_size": 12}),
+        ("llama", {"attn_temperature_tuning": True}),
+    ],
+    ids=["doge", "doge-kept", "qwen2_moe", "phimoe", "llama4_text", "any", "temperature"],
+)
+def test_what_the_mask_or_the_caches_length_says_alone_is_decoded_one_by_one(family, config):
+    """Rows are given no mask, and are told no length."""
+    model = tiny(family, **config)
+    assert not Executor(model).takes_rows
+
+
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        ("llama", {}),
+        ("mistral", WINDOW),
+        ("phi3", WINDOW),
+        ("gemma2", WINDOW | KINDS),
+        ("gemma3_text", WINDOW | KINDS),
+        ("qwen2", {"sliding_window": 12, "use_sliding_window": False}),
+        ("qwen3", WINDOW | KINDS | {"use_sliding_window": True}),
+        ("cohere2", WINDOW | KINDS),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_who_shares_a_pass_has_the_bits_that_it_has_alone(family, config):
+    model = tiny(family, **config)
+    assert probe_rows(Executor(model))
+    alone, beside = (decoded(tiny(family, **config), lengths) for lengths in ((SHORT,), (SHORT, LONG)))
+    assert torch.equal(alone, beside)

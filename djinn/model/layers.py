@@ -12,6 +12,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from djinn.errors import UnsupportedModel
 
+WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "keep_window_size")  # what configs call them
 # What a foreign model's forward raises when it is handed something that it was not made for.
 FORWARD_FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
@@ -19,6 +20,12 @@ FORWARD_FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError
 def text_config(model: PreTrainedModel) -> Any:
     """The decoder's config (a multimodal model keeps it one level down)."""
     return model.config.get_text_config(decoder=True)
+
+
+def windows(config: Any) -> set[int]:
+    """In tokens: each beyond which the config says that a token does not see all before it."""
+    named = [getattr(config, key, None) for key in WINDOWS]
+    return {window for window in named if isinstance(window, int) and window > 0}
 
 
 def find_layers(model: PreTrainedModel) -> torch.nn.ModuleList:

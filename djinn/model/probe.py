@@ -9,7 +9,7 @@ import torch
 
 from djinn.errors import UnsupportedModel
 from djinn.model.executor import Executor
-from djinn.model.layers import kv_shape, plain_ids, refusing, text_config
+from djinn.model.layers import kv_shape, plain_ids, refusing, text_config, windows
 from djinn.model.slabs import SlabCache
 
 # The largest relative L2 difference of one token's hidden state behind one layer. Both sides start from the same bits,
@@ -21,7 +21,6 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 # rounding. So a token over the tolerance gets other ids, and is refused only when its place differs every time.
 TRIES = 3
 TOKENS = 16
-WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
 PHASES = ("prefill", "decode")
 
 
@@ -92,8 +91,7 @@ def _says(executor: Executor, place: Place, difference: torch.Tensor) -> str:
 
 def _random_ids(executor: Executor, seed: int) -> torch.Tensor:
     config = text_config(executor.model)
-    windows = [getattr(config, key, None) for key in WINDOWS]
-    longer = [window + 8 for window in windows if isinstance(window, int) and 0 < window <= 64]
+    longer = [window + 8 for window in windows(config) if window <= 64]
     usable = torch.tensor(plain_ids(config))
     chosen = torch.randint(len(usable), (1, max([TOKENS, *longer]) + 1), generator=torch.Generator().manual_seed(seed))
     return usable[chosen].to(executor.model.device)

@@ -22,7 +22,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from djinn.model.layers import FORWARD_FAILURES, plain_ids, text_config
+from djinn.model.layers import FORWARD_FAILURES, plain_ids, text_config, windows
 from djinn.model.slabs import SlabCache
 
 OWN, NAME = "sdpa", "djinn"  # the attention that is replaced, and the one that looks whether rows are decoded
@@ -97,7 +97,8 @@ class RowsCache(Cache):
         super().__init__(layers=[RowsLayer(index, caches, starts) for index in range(depth)])
 
 
-_running = threading.local()  # .cache: the RowsCache of this thread's pass; .calls: attention calls outside of one
+# .cache: the RowsCache of this thread's pass. .told: in a trial, the window (or None) that each attention call was given.
+_running = threading.local()
 
 
 @contextmanager
@@ -113,23 +114,28 @@ def rows_attended(cache: RowsCache) -> Iterator[None]:
 def use_row_attention(model: PreTrainedModel, depth: int) -> bool:
     """Let `model` attend through here; False, and nothing changed, where its layers do not attend by torch's SDPA.
 
-    Found by trying: a pass over a few tokens must come through here once a layer, with the bits it had before.
+    Found by trying: a pass over a few tokens must come through here once a layer, with the bits it had before. A row is given
+    no mask, so attention itself must be told of every window that the config names (Doge, Llama 4 and others leave it to the
+    mask), and the cache tells no length, by which Llama 4 sets its temperature.
     """
     config = text_config(model)
-    if config._attn_implementation != OWN:
+    if config._attn_implementation != OWN or getattr(config, "attn_temperature_tuning", False):
         return False
     AttentionInterface.register(NAME, _attend)
     AttentionMaskInterface.register(NAME, AttentionMaskInterface()[OWN])
     ids = torch.tensor([plain_ids(config)[:3]], device=model.device)
+    told: list[int | None] = []
     with torch.inference_mode():
         try:
             before = model(input_ids=ids, use_cache=False).logits
             config._attn_implementation = NAME
-            _running.calls = 0
+            _running.told = told
             same = torch.equal(model(input_ids=ids, use_cache=False).logits, before)
         except FORWARD_FAILURES:  # the load probe says what is wrong with such a model
             same = False
-    if same and _running.calls == depth:
+        finally:
+            _running.told = None
+    if same and len(told) == depth and windows(config) <= set(told):
         return True
     config._attn_implementation = OWN
     return False
@@ -138,7 +144,8 @@ def use_row_attention(model: PreTrainedModel, depth: int) -> bool:
 def _attend(module: torch.nn.Module, query, key, value, attention_mask, **kwargs):
     cache: RowsCache | None = getattr(_running, "cache", None)
     if cache is None:
-        _running.calls = getattr(_running, "calls", 0) + 1
+        if getattr(_running, "told", None) is not None:
+            _running.told.append(kwargs.get("sliding_window"))
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     window, outs = kwargs.get("sliding_window"), {}
     for row, held in enumerate(cache.layers[module.layer_idx].rows):
