@@ -22,6 +22,9 @@ written by hand. Each row is a tiny random model (hidden 64), tried in float32, 
   That cache drops what left a sliding window, ours masks it, and in 16 bits the two sums round a near tie apart, after which
   the texts differ. In brackets, where it was not 64: equal to `model.generate` on a `DynamicCache` that drops nothing.
 - **Δlogit**: largest difference from the plain forward over all of the prompt's logits, in each dtype.
+
+Sessions of a mixture of experts are decoded one by one: an expert is given as many rows as choose it, so that in a pass shared
+with others a session's bits would depend on theirs.
 """
 
 

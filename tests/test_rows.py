@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from djinn.model.executor import Executor
 from djinn.model.layers import kv_shape
-from djinn.model.probe_rows import probe_rows
+from djinn.model.probe_rows import experts, probe_rows
 from djinn.model.slabs import SlabCache
 
 SMALL = {
@@ -132,3 +132,31 @@ def test_who_shares_a_pass_has_the_bits_that_it_has_alone(family, config):
     assert probe_rows(Executor(model))
     alone, beside = (decoded(tiny(family, **config), lengths) for lengths in ((SHORT,), (SHORT, LONG)))
     assert torch.equal(alone, beside)
+
+
+def test_experts_are_given_as_many_rows_as_choose_them_so_a_mixture_shares_no_pass():
+    """What the load probe decodes, two sessions in four rows, need not meet at an expert."""
+    config = {"num_experts": 16, "num_experts_per_tok": 1, "moe_intermediate_size": 32}
+    alone, beside = (decoded(tiny("qwen3_moe", **config), lengths) for lengths in ((SHORT,), (SHORT, LONG)))
+    assert torch.equal(alone, beside)
+
+
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        ("mixtral", {"num_local_experts": 4, "sliding_window": None}),
+        ("glm4_moe", {"n_routed_experts": 4, "moe_intermediate_size": 32}),
+        ("ernie4_5_moe", {"moe_num_experts": 4, "moe_intermediate_size": 32}),
+        ("hunyuan_v1_moe", {"num_experts": 4, "moe_topk": 1}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_why_a_mixture_is_decoded_one_by_one_is_logged(family, config, caplog):
+    with caplog.at_level("INFO"):
+        assert not probe_rows(Executor(tiny(family, **config)))
+    assert "one by one: the rows of 4 experts depend on who else chooses them" in caplog.text
+
+
+def test_experts_are_counted_wherever_a_config_has_them():
+    assert experts(AutoConfig.for_model("dbrx", ffn_config={"moe_num_experts": 4})) == 4
+    assert experts(AutoConfig.for_model("llama")) == 0

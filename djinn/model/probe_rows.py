@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
 
@@ -13,15 +14,20 @@ from djinn.model.slabs import SlabCache
 
 log = logging.getLogger(__name__)
 LENGTHS, ROWS = (16, 9), 4  # tokens held by two sessions, and rows of the pass that decodes them
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")  # as configs name their number
 
 
 def probe_rows(executor: Executor) -> bool:
     """Whether each row of a shared pass is what it would be alone in as many rows: bit for bit, and near its own pass; and one
     that joins the others behind the first layer what it is in a pass of its own.
 
-    False for a model whose attention does not go through the interface that rows need, or whose rows see each other
-    (experts that are given all rows' tokens together). Cost: two prefills of a few tokens and five decode passes.
+    False for a model whose attention does not go through the interface that rows need, and for every mixture of experts: an
+    expert is given as many rows as choose it, so a row's bits depend on who else does, which these two sessions need not
+    show. Cost: two prefills of a few tokens and five decode passes.
     """
+    if (several := experts(text_config(executor.model))) > 1:
+        log.info("sessions are decoded one by one: the rows of %d experts depend on who else chooses them", several)
+        return False
     if not executor.takes_rows:
         return False
     model, draw = executor.model, torch.Generator().manual_seed(0)
@@ -51,3 +57,9 @@ def probe_rows(executor: Executor) -> bool:
         log.info("sessions are decoded one by one: a row differs from its own pass, or by its neighbours")
         return False
     return True
+
+
+def experts(config: Any) -> int:
+    """How many a layer chooses from, at most; 0 where the config names none."""
+    named = [getattr(part, key, None) for part in (config, getattr(config, "ffn_config", None)) for key in EXPERTS]
+    return max(each or 0 for each in named)
