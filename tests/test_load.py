@@ -163,3 +163,17 @@ def test_a_device_that_is_not_here():
 def test_every_preset_says_its_depth():
     assert all(depth(name) for name in PRESETS)
     assert depth("unknown") is None
+
+
+@pytest.mark.parametrize("family", ["roberta", "camembert", "data2vec-text"])
+def test_positions_that_begin_behind_the_paddings_are_fewer(tmp_path, family):
+    """A server announces how many tokens a session may have: one more ends in the model, and takes the session with it."""
+    sizes = {"vocab_size": 97, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = AutoConfig.for_model(family, **sizes, intermediate_size=96, max_position_embeddings=34, is_decoder=True)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    loaded = load_model("here", "path", path=str(tmp_path))
+    ids = torch.full((1, loaded.facts["max_tokens"]), 5)
+    assert loaded.model(input_ids=ids).logits.isfinite().all()
+    assert ids.shape[1] == 32
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        loaded.model(input_ids=torch.full((1, 33), 5))

@@ -180,6 +180,15 @@ def _facts(model: PreTrainedModel) -> dict[str, Any]:
         "vocab_size": config.vocab_size,
         "kv_heads": heads,
         "head_dim": head_dim,
-        "max_tokens": getattr(config, "max_position_embeddings", None),
+        "max_tokens": _max_tokens(model, config),
         "kv_bytes_per_token": kv_bytes_per_token(config.num_hidden_layers, heads, head_dim, dtype),
     }
+
+
+def _max_tokens(model: PreTrainedModel, config: Any) -> int | None:
+    """What the config says, less where a table of positions begins behind its padding's: RoBERTa's first token has the third."""
+    limits = [getattr(config, "max_position_embeddings", None)]
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Embedding) and name.endswith("position_embeddings"):
+            limits.append(None if module.padding_idx is None else module.num_embeddings - module.padding_idx - 1)
+    return min((limit for limit in limits if limit is not None), default=None)
