@@ -177,3 +177,54 @@ def test_positions_that_begin_behind_the_paddings_are_fewer(tmp_path, family):
     assert ids.shape[1] == 32
     with pytest.raises(RuntimeError, match="out of bounds"):
         loaded.model(input_ids=torch.full((1, 33), 5))
+
+
+def llama_whose_config_says(folder, **more: object) -> str:
+    save_llama(folder, layers=2)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    return str(folder)
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "compressed-tensors", "fp8", "no-such-method", None])
+def test_quantised_weights_are_refused_with_what_to_give(tmp_path, method):
+    named = {"quant_method": method} if method else {"load_in_4bit": True}
+    folder = llama_whose_config_says(tmp_path, quantization_config={"bits": 4} | named)
+    with pytest.raises(UnsupportedModel, match=f"{method or ''}.*not supported: give the unquantised checkpoint"):
+        load_model("here", "path", path=folder)
+
+
+def test_a_config_that_names_no_quantisation_is_loaded(tmp_path):
+    folder = llama_whose_config_says(tmp_path, quantization_config=None)
+    assert load_model("here", "path", path=folder).facts["layers"] == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"_attn_implementation": "flash_attention_2"}, "ImportError: FlashAttention2"),
+        ({"hidden_act": "nothing"}, "KeyError: 'nothing'"),
+        ({"rope_parameters": {"rope_type": "linear"}}, "KeyError: .*factor"),
+        ({"num_hidden_layers": -1}, "KeyError"),
+        ({"num_attention_heads": 0}, "ZeroDivisionError"),
+        ({"pad_token_id": 9999}, "AssertionError: Padding_idx"),
+        ({"dtype": "nonsense"}, "AttributeError: .*nonsense"),
+        ({"model_type": ["llama"]}, "TypeError: unhashable"),
+        ({"hidden_size": "many"}, "TypeError: Field 'hidden_size' expected int"),
+        ({"num_attention_heads": 3}, "ValueError: The hidden size"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_config_that_cannot_be_is_refused_whatever_transformers_raises(tmp_path, more, says):
+    folder = llama_whose_config_says(tmp_path, **more)
+    with pytest.raises(UnsupportedModel, match=f"{tmp_path}.*{says}") as refusal:
+        load_model("here", "path", path=folder)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '"llama"'])
+def test_a_config_that_is_no_object_is_refused(tmp_path, text):
+    save_llama(tmp_path, layers=2)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UnsupportedModel, match=f"{tmp_path} cannot be loaded: TypeError"):
+        load_model("here", "path", path=str(tmp_path))

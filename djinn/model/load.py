@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from djinn.errors import BadRequest, NoDevice, UnsupportedModel, WeightsUnavailable
@@ -20,11 +21,16 @@ from djinn.sizes import DTYPE_BYTES, kv_bytes_per_token
 
 # transformers imports scikit-learn, where it is, for a kind of generation that nobody here does: 2 of 9 s of each start.
 with unasked("sklearn"):
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 SOURCES = ("wheel", "hub", "path", "random")
 A_PATH = ("/", "./", "../", "~")  # how a name begins that can only be a folder's
 NAMED = 4  # tensors in a refusal
+UNPACKED = (
+    "mxfp4"  # the one quantisation that transformers makes plain weights of, where no kernels for it are installed
+)
+# What transformers raises over a config that it cannot make a model of. No RuntimeError: the device's faults are those too.
+CONFIG_FAILURES = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -89,9 +95,13 @@ def load_model(
         except SafetensorError as reason:
             raise WeightsUnavailable(f"{where} holds a broken file, fetch it again: {reason}") from reason
         except OSError as reason:
-            raise WeightsUnavailable(f"{where}: {str(reason).splitlines()[0]}") from reason
+            raise WeightsUnavailable(f"{where}: {_first_line(reason)}") from reason
         except ValueError as reason:
-            raise UnsupportedModel(f"{where} is not a causal language model: {str(reason).splitlines()[0]}") from reason
+            raise UnsupportedModel(f"{where} is not a causal language model: {_first_line(reason)}") from reason
+        except (*CONFIG_FAILURES, StrictDataclassError) as reason:
+            cause = reason.__cause__ or reason if isinstance(reason, StrictDataclassError) else reason
+            why = f"{type(cause).__name__}: {_first_line(cause)}"
+            raise UnsupportedModel(f"{where} cannot be loaded: {why}") from reason
     origin = {
         "name": name,
         "source": source,
@@ -103,6 +113,7 @@ def load_model(
 
 def _read(where: str, dtype: str | None, revision: str | None) -> PreTrainedModel:
     """The checkpoint, whole: what it lacks or holds in another shape, transformers would draw at random and go on."""
+    _refuse_quantised(where, revision)
     model, found = AutoModelForCausalLM.from_pretrained(
         where,
         dtype=getattr(torch, dtype) if dtype else "auto",  # "auto" is the checkpoint's own dtype
@@ -124,6 +135,19 @@ def _read(where: str, dtype: str | None, revision: str | None) -> PreTrainedMode
     if str(model.dtype).removeprefix("torch.") not in DTYPE_BYTES:
         raise UnsupportedModel(f"{where} holds {model.dtype} weights, which are not served: give --dtype float32")
     return model
+
+
+def _refuse_quantised(where: str, revision: str | None) -> None:
+    """By name, before transformers asks for the method's own library, or reads packed weights as if they were plain."""
+    config, _ = PreTrainedConfig.get_config_dict(where, revision=revision or "main")
+    quantised = config.get("quantization_config")
+    if quantised and (method := quantised.get("quant_method")) != UNPACKED:
+        named = f" ({method})" if method else ""
+        raise UnsupportedModel(f"{where}{named}: quantised weights are not supported: give the unquantised checkpoint")
+
+
+def _first_line(reason: BaseException) -> str:
+    return (str(reason).splitlines() or [""])[0]
 
 
 def _named(names: Collection[str]) -> str:
