@@ -41,7 +41,12 @@ class LocalServer:
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  as long as the server lives
         began = time.monotonic()
         self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._log, text=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            process_group=0,  # a terminal's or notebook's Ctrl-C is for the client's call, not for the server
         )
         self.pid = self._process.pid
         self.plan, self.endpoint = "", ""

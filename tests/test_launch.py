@@ -1,0 +1,28 @@
+"""A server of one's own: what ends it and what does not, and what `serve` refuses before anything is started."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+INTERRUPTED = """
+import os, signal, time, djinn
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with djinn.serve("tiny-llama", threads=1, device_budget="40MB", max_tokens=256) as server, djinn.connect(server) as client:
+    session = client.open()
+    try:
+        os.killpg(0, signal.SIGINT)
+        time.sleep(10)
+    except KeyboardInterrupt:
+        time.sleep(1)  # a server that heard it too would have ended
+        session.prefill([1, 2, 3])
+        print("goes on")
+"""
+
+
+def test_ctrl_c_in_the_clients_terminal_leaves_its_server_and_the_sessions():
+    """It goes to the terminal's whole process group."""
+    run = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], start_new_session=True, timeout=120, capture_output=True, text=True
+    )
+    assert run.stdout == "goes on\n", run.stderr
