@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 INTERRUPTED = """
 import os, signal, time, djinn
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -26,3 +28,15 @@ def test_ctrl_c_in_the_clients_terminal_leaves_its_server_and_the_sessions():
         [sys.executable, "-c", INTERRUPTED], start_new_session=True, timeout=120, capture_output=True, text=True
     )
     assert run.stdout == "goes on\n", run.stderr
+
+
+ORPHANED = "import os, sys; from djinn.lifeline import *; os.getppid = lambda: int(sys.argv[1]); die_with_parent({})"
+
+
+@pytest.mark.parametrize(
+    ("expected", "parent", "code"), [("1", 1, 0), ("7", 1, 1), ("7", 8, 1), ("7", 7, 0), ("None", 1, 1), ("None", 7, 0)]
+)
+def test_who_is_an_orphan(expected, parent, code):
+    """A container's entry process is number 1, and a parent as good as any other."""
+    run = subprocess.run([sys.executable, "-c", ORPHANED.format(expected), str(parent)], capture_output=True, text=True)
+    assert run.returncode == code and ("parent process is gone" in run.stderr) == bool(code)
