@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -197,3 +199,43 @@ def test_what_nobody_will_ask_for_is_not_kept(client, prompt):
     assert not connection._replies and not connection._streams and not connection._forgotten
     for session in sessions:
         session.close()
+
+
+MANY = """
+import os, resource, sys, time
+from djinn.client.connection import Connection
+from djinn.errors import LimitReached
+files, most = map(int, sys.argv[1:])
+resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+held = []
+try:
+    while len(held) < most:
+        held.append(Connection("tcp://127.0.0.1:9", 1))
+except LimitReached as refused:
+    assert f" {len(held)} are open (Too many open files): close() some" in str(refused), refused
+    for one in held[:10]:
+        one.close()
+    time.sleep(1)  # ZeroMQ closes behind us
+    held[:10] = [Connection("tcp://127.0.0.1:9", 1) for _ in range(5)]
+    print("refused")
+print(len(held))
+"""
+
+
+@pytest.mark.parametrize(("files", "said"), [(4000, "400"), (200, "refused")])
+def test_more_clients_than_zeromqs_own_bound_and_as_many_as_the_files_of_this_process(files, said):
+    run = subprocess.run([sys.executable, "-c", MANY, str(files), "400"], timeout=120, capture_output=True, text=True)
+    assert run.returncode == 0 and run.stdout.splitlines()[0] == said, run.stderr
+
+
+def test_a_closed_client_keeps_no_file_open_whatever_is_still_held_of_it(server):
+    held, before = [], None
+    for _ in range(10):
+        with djinn.connect(server.endpoint, timeout=60) as client:
+            held.append(client.open())
+            held[-1].close()
+        before = before or len(os.listdir("/proc/self/fd"))  # behind the first: ZeroMQ's own are among them
+    until = time.monotonic() + 10
+    while len(os.listdir("/proc/self/fd")) > before and time.monotonic() < until:
+        time.sleep(0.01)
+    assert len(os.listdir("/proc/self/fd")) <= before

@@ -68,10 +68,7 @@ class Connection:
         self._reconnect_s = RECONNECT_HERE_S if endpoint.startswith(LOOPBACK) else RECONNECT_S
         self._over: DjinnError | None = None  # why nothing can be asked here any more
         self._keyed, self._hung_up = keys is not None, 0
-        self._socket = line.dealer()
-        self._monitor = self._socket.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | line.REFUSED
-        )
+        self._socket, self._monitor = line.dealer()
         self._poller = zmq.Poller()
         self.register(self._poller)
         try:
@@ -231,5 +228,4 @@ class Connection:
             return
         with self.turn:
             self._over = ClientMisused("this client was closed: connect() another")
-            self._socket.disable_monitor()
-            self._socket.close()
+            line.close(self._socket, self._monitor)

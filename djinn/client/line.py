@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from weakref import WeakSet
 
 import zmq
 
-from djinn.errors import BadRequest
+from djinn.errors import BadRequest, LimitReached
 from djinn.wire.frames import MAX_TENSOR_BYTES
 from djinn.wire.keys import client_keys
 
@@ -15,16 +16,48 @@ REPLY_BYTES = MAX_TENSOR_BYTES + (1 << 20)  # of one frame; a server that sends 
 LONGEST_S = 1e6  # of one sleep: who waits for ever sleeps again
 REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
+_dealers: WeakSet[zmq.Socket] = WeakSet()  # those that are open, and some that were
 
-def dealer() -> zmq.Socket:
-    """A socket that is to be connected."""
-    socket = zmq.Context.instance().socket(zmq.DEALER)
+
+class Context(zmq.Context):
+    """This process's, for all its clients: ZeroMQ's own has room for 341 of them. A forked child makes itself another."""
+
+    _instance = None  # not the one that whoever else uses ZeroMQ here has made
+
+    def __init__(self, io_threads: int = 1) -> None:
+        super().__init__(io_threads)
+        self.set(zmq.MAX_SOCKETS, self.get(zmq.SOCKET_LIMIT))  # counts only before the first socket
+        _dealers.clear()  # in a forked child they are its parent's
+
+
+def dealer() -> tuple[zmq.Socket, zmq.Socket]:
+    """A socket that is to be connected, and the one that tells what happens to it. Raises LimitReached where this process can
+    open no more."""
+    try:
+        socket = Context.instance().socket(zmq.DEALER)
+        try:
+            monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | REFUSED)
+        except BaseException:
+            socket.close(0)
+            raise
+    except zmq.ZMQError as error:
+        count = sum(not one.closed for one in _dealers)
+        raise LimitReached(f"no more clients fit this process, {count} are open ({error}): close() some") from error
+    _dealers.add(socket)
     socket.linger = 0
     socket.heartbeat_ivl, socket.heartbeat_timeout = HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS
     socket.maxmsgsize, socket.sndhwm = REPLY_BYTES, 0  # what is unanswered is kept anyway (djinn/client/connection.py)
     # At a bound ZeroMQ could abort this process when the line breaks (djinn/server/door.py).
     socket.rcvhwm = 0
-    return socket
+    return socket, monitor
+
+
+def close(socket: zmq.Socket, monitor: zmq.Socket) -> None:
+    """Both of them; once more does nothing."""
+    if not socket.closed:
+        socket.disable_monitor()
+        monitor.close(0)
+        socket.close(0)
 
 
 def connect(socket: zmq.Socket, endpoint: str, keys: Path | None) -> None:
