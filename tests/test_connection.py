@@ -41,6 +41,34 @@ def test_a_refusal_that_names_no_request_ends_the_connection_with_its_reason(cli
             client.stats()
 
 
+GIVEN_UP = r"""
+import os, signal, time, djinn
+from djinn.errors import ClientMisused, ProtocolError
+server = djinn.serve("tiny-llama", threads=1, device_budget="40MB", max_tokens=256)
+client = djinn.connect(server, timeout=60)
+stream = client.open().prefill([1, 2, 3], max_new_tokens=100, stream=True)
+client.connection._socket.send_multipart([b"\xc1garbage"])
+for call in (stream.result, stream.result, client.stats, stream.done, lambda: list(djinn.as_completed([stream]))):
+    try:
+        call()
+    except ProtocolError:
+        print("told", end=" ")
+time.sleep(1)  # tokens come
+os.kill(server.pid, signal.SIGKILL)
+time.sleep(4)  # ZeroMQ's heartbeat finds the line broken
+client.close()
+try:
+    client.stats()
+except ClientMisused:
+    print("closed")
+"""
+
+
+def test_a_connection_that_was_given_up_does_not_abort_the_process_when_more_comes_for_it():
+    run = subprocess.run([sys.executable, "-c", GIVEN_UP], timeout=120, capture_output=True, text=True)
+    assert run.returncode == 0 and run.stdout == "told " * 5 + "closed\n", run.stderr
+
+
 @pytest.mark.parametrize("token", [b"a" * 32, ["a"] * 40, 123])
 def test_a_token_is_text(server, token):
     with pytest.raises(BadRequest, match=r"client\.token"):

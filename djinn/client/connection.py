@@ -79,8 +79,9 @@ class Connection:
 
     def register(self, poller: zmq.Poller) -> None:
         """Have `poller` wake for anything that comes here, the end of the server too."""
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._monitor, zmq.POLLIN)
+        if not self._over:  # else nothing comes, and whoever asks is told why
+            poller.register(self._socket, zmq.POLLIN)
+            poller.register(self._monitor, zmq.POLLIN)
 
     def send(self, body: m.AnyRequest, tensors: Sequence[np.ndarray] = ()) -> int:
         """Send a request and return its number; the arrays are copied. Raises BadRequest for an argument of a wrong type
@@ -180,9 +181,10 @@ class Connection:
         return False
 
     def _give_up(self, why: DjinnError) -> None:
-        """What was asked is not asked again later, when nobody waits for it any more."""
+        """What was asked is not asked again later, when nobody waits for it any more. The line is closed: of one that is only
+        disconnected and not read any more ZeroMQ aborts this process when another reply comes (libzmq 4767)."""
         self._over = why
-        self._socket.disconnect(self.endpoint)
+        line.close(self._socket, self._monitor)
         raise why
 
     def _take_in(self, frames: list[Any], at_ns: int) -> None:
@@ -224,7 +226,7 @@ class Connection:
 
     def close(self) -> None:
         """Nothing can be asked here any more. Closing twice is harmless, and so is it in a forked child, whose line it is not."""
-        if self._socket.closed or not self.turn.ours:
+        if isinstance(self._over, ClientMisused) or not self.turn.ours:
             return
         with self.turn:
             self._over = ClientMisused("this client was closed: connect() another")

@@ -16,7 +16,7 @@ REPLY_BYTES = MAX_TENSOR_BYTES + (1 << 20)  # of one frame; a server that sends 
 LONGEST_S = 1e6  # of one sleep: who waits for ever sleeps again
 REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
-_dealers: WeakSet[zmq.Socket] = WeakSet()  # those that are open, and some that were
+_dealers: WeakSet[zmq.Socket] = WeakSet()  # that are open
 
 
 class Context(zmq.Context):
@@ -41,8 +41,9 @@ def dealer() -> tuple[zmq.Socket, zmq.Socket]:
             socket.close(0)
             raise
     except zmq.ZMQError as error:
-        count = sum(not one.closed for one in _dealers)
-        raise LimitReached(f"no more clients fit this process, {count} are open ({error}): close() some") from error
+        raise LimitReached(
+            f"no more clients fit this process, {len(_dealers)} are open ({error}): close() some"
+        ) from error
     _dealers.add(socket)
     socket.linger = 0
     socket.heartbeat_ivl, socket.heartbeat_timeout = HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS
@@ -55,6 +56,7 @@ def dealer() -> tuple[zmq.Socket, zmq.Socket]:
 def close(socket: zmq.Socket, monitor: zmq.Socket) -> None:
     """Both of them; once more does nothing."""
     if not socket.closed:
+        _dealers.discard(socket)
         socket.disable_monitor()
         monitor.close(0)
         socket.close(0)
