@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from odd_server import odd_server, replies
 
 import djinn
 from djinn.client.pending import Pending
-from djinn.errors import BadRequest, ClientMisused, ProtocolError, ServerGone
+from djinn.errors import BadRequest, ClientMisused, DjinnError, ProtocolError, ServerGone
 from djinn.timeline import KEPT
 from djinn.wire import messages as m
 from djinn.wire.frames import MAX_HEADER_BYTES
@@ -67,6 +70,23 @@ except ClientMisused:
 def test_a_connection_that_was_given_up_does_not_abort_the_process_when_more_comes_for_it():
     run = subprocess.run([sys.executable, "-c", GIVEN_UP], timeout=120, capture_output=True, text=True)
     assert run.returncode == 0 and run.stdout == "told " * 5 + "closed\n", run.stderr
+
+
+def test_what_ended_a_connection_keeps_no_arrays_of_those_who_are_told(server):
+    client = djinn.connect(server.endpoint, timeout=60)
+    client.connection._socket.send_multipart([b"\xff"])
+
+    def told(error: type[DjinnError]) -> weakref.ref:
+        array = np.zeros(10)
+        with pytest.raises(error):
+            client.stats()
+        return weakref.ref(array)
+
+    kept = [told(ProtocolError) for _ in range(3)]
+    client.close()
+    kept += [told(ClientMisused) for _ in range(3)]
+    gc.collect()
+    assert all(array() is None for array in kept)
 
 
 @pytest.mark.parametrize("token", [b"a" * 32, ["a"] * 40, 123])

@@ -88,8 +88,7 @@ class Connection:
         and for one that is larger than the server takes, and what ended this connection if it is over."""
         check_request(body)
         with self.turn:
-            if self._over:  # a socket that goes nowhere would wait for ever
-                raise self._over
+            self._check_open()
             number = next(self._numbers)
             answered = next(iter(self._unanswered), number) - 1
             frames = pack(number, body, tensors, Sender(self._client, self.token, answered))
@@ -166,8 +165,7 @@ class Connection:
 
     def _receive(self, seconds: float) -> bool:
         """Read one message or event, waiting so long for it; False if none came."""
-        if self._over:
-            raise self._over
+        self._check_open()
         ready = dict(self._poller.poll(line.milliseconds(seconds) if seconds else 0))
         if self._socket in ready:
             frames = self._socket.recv_multipart(copy=False)
@@ -185,7 +183,13 @@ class Connection:
         disconnected and not read any more ZeroMQ aborts this process when another reply comes (libzmq 4767)."""
         self._over = why
         line.close(self._socket, self._monitor)
-        raise why
+        self._check_open()
+
+    def _check_open(self) -> None:
+        """Raise why nothing can be asked here any more, each time anew: an exception keeps the frames that it went through, and
+        with them their arrays."""
+        if self._over:
+            raise type(self._over)(*self._over.args)
 
     def _take_in(self, frames: list[Any], at_ns: int) -> None:
         self.received_bytes += size_of(frames)
