@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import subprocess
@@ -15,7 +16,10 @@ from types import TracebackType
 from djinn.errors import BY_CODE, BadRequest, DjinnError, ServerGone
 from djinn.sizes import parse_bytes
 
+log = logging.getLogger(__name__)
 READY = "djinn: listening on "
+DRAIN_S = 30.0  # the server's own drain_timeout
+GRACE_S = 120.0  # behind the drain, for what is written and sent then
 
 
 def last_words(error: DjinnError) -> str:
@@ -27,7 +31,7 @@ class LocalServer:
     """A server process that dies with the thread that made it. `endpoint`: tcp://127.0.0.1:port; `pid`; `start_s`: seconds to
     accept; `plan`: what its memory is for, as text (`client.server.plan` has the bytes)."""
 
-    def __init__(self, arguments: list[str], start_timeout: float) -> None:
+    def __init__(self, arguments: list[str], start_timeout: float, drain_timeout: float = DRAIN_S) -> None:
         command = [
             sys.executable,
             "-m",
@@ -38,6 +42,7 @@ class LocalServer:
             str(os.getpid()),
             *arguments,
         ]
+        self.drain_timeout = drain_timeout
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  as long as the server lives
         began = time.monotonic()
         self._process = subprocess.Popen(
@@ -67,10 +72,12 @@ class LocalServer:
             watchdog.cancel()
         self.start_s = time.monotonic() - began
         if not self.endpoint:
+            self._end(self.drain_timeout + GRACE_S)
+            why = self._refusal()
             self.stop()
             if self._out_of_time:
                 raise ServerGone(f"the server did not accept within start_timeout={start_timeout:g} s: give it longer")
-            raise self._refusal()
+            raise why
 
     def _give_up(self) -> None:
         self._out_of_time = True
@@ -88,15 +95,24 @@ class LocalServer:
                 return BY_CODE[said["code"]](said["message"])
         return ServerGone(f"the server did not start (exit code {self._process.returncode}): {' | '.join(words)}")
 
-    def stop(self, timeout: float = 120.0) -> None:
-        """End the process: asked first, so that it drains; killed after `timeout` seconds. Once more does nothing."""
+    def stop(self, timeout: float | None = None) -> None:
+        """End the process: asked first, so that it drains; killed after `timeout` seconds, with a warning (None: two minutes
+        more than its drain_timeout). Once more does nothing."""
+        self._end(self.drain_timeout + GRACE_S if timeout is None else timeout)
+        self._process.stdout.close()
+        self._log.close()
+
+    def _end(self, timeout: float) -> None:
         self._process.terminate()
         try:
             self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._process.stdout.close()
+            log.warning(
+                "the server was killed: it had not ended %g s after it was told to; what was not in files is lost",
+                timeout,
+            )
 
     def __enter__(self) -> LocalServer:
         return self
@@ -195,7 +211,11 @@ def serve(
     for name in ("device_budget", "host_budget", "disk_budget", "max_message"):
         if options[name] is not None:
             options[name] = parse_bytes(options[name])
+    try:
+        drain_s = DRAIN_S if drain_timeout is None else float(drain_timeout)
+    except (TypeError, ValueError, OverflowError):
+        raise BadRequest(f"drain_timeout={drain_timeout!r} is not a number of seconds: give 0 or more") from None
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None]
     without = (without,) if isinstance(without, str) else without
     arguments += ["--without", *without] if without else []
-    return LocalServer(arguments, start_timeout)
+    return LocalServer(arguments, start_timeout, drain_s)

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
+
+import djinn
+from djinn import launch
+from djinn.errors import BadRequest
+
+SMALL = {"threads": 1, "device_budget": "40MB", "max_tokens": 256}
 
 INTERRUPTED = """
 import os, signal, time, djinn
@@ -40,3 +49,28 @@ def test_who_is_an_orphan(expected, parent, code):
     """A container's entry process is number 1, and a parent as good as any other."""
     run = subprocess.run([sys.executable, "-c", ORPHANED.format(expected), str(parent)], capture_output=True, text=True)
     assert run.returncode == code and ("parent process is gone" in run.stderr) == bool(code)
+
+
+def test_a_server_that_does_not_end_is_killed_behind_its_own_drain_timeout_with_a_warning(monkeypatch, caplog):
+    monkeypatch.setattr(launch, "GRACE_S", 0.2)
+    server = djinn.serve("tiny-llama", drain_timeout=0.5, **SMALL)
+    os.kill(server.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    server.stop()
+    assert 0.7 <= time.monotonic() - began < 30
+    assert "killed: it had not ended 0.7 s" in caplog.text
+    assert server._log.closed and server._process.returncode == -signal.SIGKILL
+    server.stop()
+    assert len(caplog.records) == 1
+
+
+def test_a_server_that_drains_in_time_is_not_warned_of(caplog):
+    server = djinn.serve("tiny-llama", **SMALL)
+    server.stop()
+    assert server.drain_timeout == 30 and server._process.returncode == 0 and not caplog.records
+
+
+@pytest.mark.parametrize("drain_timeout", ["soon", [1], 10**400, -1, float("nan")])
+def test_a_drain_timeout_is_seconds(drain_timeout):
+    with pytest.raises(BadRequest, match="number of seconds"):
+        djinn.serve("tiny-llama", drain_timeout=drain_timeout, **SMALL)
