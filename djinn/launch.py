@@ -206,6 +206,8 @@ def serve(
     }
     if not (isinstance(start_timeout, int | float) and 0 < start_timeout <= threading.TIMEOUT_MAX):
         raise BadRequest(f"start_timeout={start_timeout!r} is not a number of seconds above 0")
+    if not isinstance(deterministic, bool):  # "off" would be as True
+        raise BadRequest(f"deterministic={deterministic!r} is neither True nor False")
     if unknown:
         raise BadRequest(f"serve() has no option {', '.join(unknown)}: it has {', '.join([*options, 'start_timeout'])}")
     for name in ("device_budget", "host_budget", "disk_budget", "max_message"):

@@ -74,3 +74,9 @@ def test_a_server_that_drains_in_time_is_not_warned_of(caplog):
 def test_a_drain_timeout_is_seconds(drain_timeout):
     with pytest.raises(BadRequest, match="number of seconds"):
         djinn.serve("tiny-llama", drain_timeout=drain_timeout, **SMALL)
+
+
+@pytest.mark.parametrize("deterministic", ["off", "on", None, 0, 1])
+def test_deterministic_is_true_or_false(deterministic):
+    with pytest.raises(BadRequest, match="neither True nor False"):
+        djinn.serve("tiny-llama", deterministic=deterministic, **SMALL).stop()
