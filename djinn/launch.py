@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import TracebackType
 
 from djinn.errors import BY_CODE, BadRequest, DjinnError, ServerGone
@@ -45,14 +45,18 @@ class LocalServer:
         self.drain_timeout = drain_timeout
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  as long as the server lives
         began = time.monotonic()
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            process_group=0,  # a terminal's or notebook's Ctrl-C is for the client's call, not for the server
-        )
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                text=True,
+                process_group=0,  # a terminal's or notebook's Ctrl-C is for the client's call, not for the server
+            )
+        except ValueError as error:  # a null character, or half of a surrogate pair
+            self._log.close()
+            raise BadRequest(f"an option cannot be handed to a process: {error}") from error
         self.pid = self._process.pid
         self.plan, self.endpoint = "", ""
         self._out_of_time = False
@@ -218,6 +222,8 @@ def serve(
     except (TypeError, ValueError, OverflowError):
         raise BadRequest(f"drain_timeout={drain_timeout!r} is not a number of seconds: give 0 or more") from None
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None]
-    without = (without,) if isinstance(without, str) else without
+    without = (without,) if isinstance(without, str) else without or ()
+    if not (isinstance(without, Collection) and all(isinstance(part, str) for part in without)):
+        raise BadRequest(f"without={without!r} does not name parts: give one or a list of them, such as batching")
     arguments += ["--without", *without] if without else []
     return LocalServer(arguments, start_timeout, drain_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -25,18 +26,21 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 def parse_bytes(text: str | int) -> int:
     """Bytes from `"750MB"`, `"2GiB"` or a plain number of bytes. GB = 1e9, GiB = 2**30."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text))
-    if not match or match[2].upper() not in UNITS:
-        raise BadRequest(f"{text!r} is not a size: write a number and a unit, such as 750MB or 2GiB")
-    return int(float(match[1]) * UNITS[match[2].upper()])
+    try:
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text))
+        if match and match[2].upper() in UNITS:
+            return int(float(match[1]) * UNITS[match[2].upper()])
+    except (OverflowError, ValueError):  # more than a float holds, or than Python writes down
+        raise BadRequest("no size has so many digits: write a number and a unit, such as 750MB or 2GiB") from None
+    raise BadRequest(f"{text!r} is not a size: write a number and a unit, such as 750MB or 2GiB")
 
 
 def parse_seconds(text: str | float) -> float:
     """Seconds from `"24h"`, `"30m"`, `"7d"` or a plain number of seconds."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", str(text))
-    if not match or float(match[1]) <= 0:
+    if not match or not 0 < (seconds := float(match[1]) * SECONDS[match[2]]) < math.inf:
         raise BadRequest(f"{text!r} is not a length of time: write a number and s, m, h or d, such as 24h")
-    return float(match[1]) * SECONDS[match[2]]
+    return seconds
 
 
 def format_seconds(seconds: float) -> str:

@@ -165,12 +165,16 @@ def test_waiting_for_the_next_ends_in_time_whatever_else_comes(client, prompt):
 def test_what_cannot_be_waited_for_is_refused(client, prompt):
     session = client.open()
     pending = session.prefill(prompt, wait=False)
-    for timeout in ("1", float("nan"), [1]):
+    for timeout in ("1", float("nan"), [1], True, 10**400):
         for call in (lambda: pending.result(timeout), lambda: list(djinn.as_completed([pending], timeout))):  # noqa: B023
-            with pytest.raises(BadRequest, match="is not a number of seconds"):
+            with pytest.raises(BadRequest, match="number of seconds"):
                 call()
     with pytest.raises(BadRequest, match="wait=False or stream=True give, not int"):
         list(djinn.as_completed([pending, 1]))
+    for one in (pending, None):
+        with pytest.raises(BadRequest, match="takes a list"):
+            list(djinn.as_completed(one))
+    assert pending.result(np.float32(60)) is pending.result(np.int64(60))
     assert pending.result().logits.shape == (512,)
     session.close()
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from djinn.doctor import machine
+from djinn.doctor import command, machine
 from djinn.doctor.finding import Finding, report
 from evaluation import lifeline
 
@@ -127,3 +127,10 @@ def test_a_card_is_counted_where_the_driver_lists_it(tmp_path: Path, count: int)
     for number in range(count):
         (tmp_path / str(number)).mkdir()
     assert machine.device(None, CARDLESS, tmp_path)[0].ok is (count == 0)
+
+
+@pytest.mark.parametrize("port", ["70000", "-1", "one"])
+def test_a_port_is_one(port, capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--port", port])
+    assert "is no port" in capsys.readouterr().err

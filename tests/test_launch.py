@@ -80,3 +80,15 @@ def test_a_drain_timeout_is_seconds(drain_timeout):
 def test_deterministic_is_true_or_false(deterministic):
     with pytest.raises(BadRequest, match="neither True nor False"):
         djinn.serve("tiny-llama", deterministic=deterministic, **SMALL).stop()
+
+
+@pytest.mark.parametrize("without", [5, True, [5], b"batching"])
+def test_parts_left_out_are_named(without):
+    with pytest.raises(BadRequest, match="give one or a list"):
+        djinn.serve("tiny-llama", without=without, **SMALL)
+
+
+@pytest.mark.parametrize("model", ["a\0b", "\ud800"])
+def test_what_no_process_can_be_given_is_refused(model):
+    with pytest.raises(BadRequest, match="handed to a process"):
+        djinn.serve(model, **SMALL)

@@ -109,6 +109,9 @@ def test_misuse_of_a_fresh_session(client, prompt, undisturbed, call, error, say
     session.close()
 
 
+IN_ITSELF: list = []
+IN_ITSELF.append(IN_ITSELF)
+
 AT_A_PAUSE = [
     (lambda s: s.prefill([1]), IllegalMove, "open"),
     (lambda s: s.resume(break_at=5), BadRequest, "has been passed"),
@@ -141,6 +144,7 @@ AT_A_PAUSE = [
     (lambda s: s.resume(edit=djinn.Add(["a"])), BadRequest, "vector"),
     (lambda s: s.resume(edit=djinn.Add(1.0)), BadRequest, "vector"),
     (lambda s: s.resume(edit="scale"), BadRequest, "edits"),
+    (lambda s: s.resume(edit=IN_ITSELF), BadRequest, "wrong type"),
     (lambda s: s.resume(edit=djinn.Sampling()), BadRequest, "edits"),
 ]
 
@@ -198,10 +202,12 @@ def test_what_torch_and_ranges_give_is_as_good_as_python_s_own(client, prompt):
         ({"endpoint": None}, "not NoneType"),
         ({"endpoint": 5556}, "not int"),
         ({"endpoint": b"tcp://127.0.0.1:1"}, "not bytes"),
-        *(({"timeout": timeout}, "number of seconds") for timeout in (None, "5", -1, float("nan"))),
+        *(({"timeout": timeout}, "number of seconds") for timeout in (None, "5", -1, float("nan"), True, 10**400)),
         ({"keys": 5}, "djinn keys"),
         ({"token": 123}, "32 to 128"),
         ({"token": b"a" * 32}, "32 to 128"),
+        ({"token": "\udc80" * 32}, "32 to 128"),
+        ({"endpoint": "tcp://\udc80:1"}, "tcp://host:port"),
     ],
     ids=str,
 )
@@ -211,8 +217,13 @@ def test_what_connect_cannot_use_is_refused(server, arguments, says):
 
 
 def test_a_server_is_its_own_address(server):
-    with djinn.connect(server) as client:
+    with djinn.connect(server, timeout=np.int64(5)) as client:
         assert client.connection.endpoint == server.endpoint
+
+
+def test_what_is_no_text_is_no_name_of_a_session(client):
+    with pytest.raises(BadRequest, match="wrong type"):
+        client.attach("\udc80")
 
 
 def test_a_request_of_a_foreign_client_is_refused_under_its_number(client):

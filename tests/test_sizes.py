@@ -13,10 +13,15 @@ def test_sizes_are_read(text, count):
     assert parse_bytes(text) == count
 
 
-@pytest.mark.parametrize("text", ["", "MB", "-1GB", "5 parsecs", "1e9"])
+@pytest.mark.parametrize("text", ["", "MB", "-1GB", "5 parsecs", "1e9", 10**400, f"{10**305}GB"])
 def test_what_is_no_size_is_refused_with_an_example(text):
     with pytest.raises(BadRequest, match="750MB"):
         parse_bytes(text)
+
+
+def test_a_number_that_python_does_not_write_down_is_no_size():
+    with pytest.raises(BadRequest, match="750MB"):
+        parse_bytes(10**5000)
 
 
 def test_sizes_are_written_for_people():
@@ -31,7 +36,7 @@ def test_lengths_of_time_are_read(text, seconds):
     assert parse_seconds(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "h", "0", "-1h", "1 week", "inf"])
+@pytest.mark.parametrize("text", ["", "h", "0", "-1h", "1 week", "inf", 10**400, f"{10**305}d"])
 def test_what_is_no_length_of_time_is_refused_with_an_example(text):
     with pytest.raises(BadRequest, match="24h"):
         parse_seconds(text)

@@ -87,20 +87,44 @@ def address(given: str | Listening) -> str:
     endpoint = getattr(given, "endpoint", given)
     if not isinstance(endpoint, str):
         raise BadRequest(f"connect() takes a server or its address, tcp://host:port, not {type(given).__name__}")
+    if not _travels(endpoint):
+        raise BadRequest(f"{endpoint!r} is not a server's address: write tcp://host:port")
     return endpoint
 
 
+def _travels(text: str) -> bool:
+    """Half of a surrogate pair does not: it stands for a byte that was no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def seconds(given: Any) -> float:
-    if not (isinstance(given, int | float) and given >= 0):  # NaN is not
+    if not (_is_number(given) and given >= 0):  # NaN is not
         raise BadRequest(f"timeout={given!r} is not a number of seconds: give 0 or more")
-    return given
+    return _seconds(given)
 
 
 def seconds_or_none(given: Any) -> float | None:
     """Seconds to wait for a reply; below 0 is as 0, None the client's own."""
-    if given is not None and not (isinstance(given, int | float) and given == given):
+    if given is None:
+        return None
+    if not (_is_number(given) and given == given):
         raise BadRequest(f"timeout={given!r} is not a number of seconds: give one, or None for the client's own")
-    return given
+    return _seconds(given)
+
+
+def _is_number(given: Any) -> bool:
+    return isinstance(given, int | float | np.integer | np.floating) and not isinstance(given, bool)
+
+
+def _seconds(number: float) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        raise BadRequest("no timeout is so long a number of seconds: float('inf') waits for ever") from None
 
 
 def folder(given: Any) -> Path | None:
@@ -112,7 +136,7 @@ def folder(given: Any) -> Path | None:
 
 def token(given: Any) -> str | None:
     """Of a client, or None for a new one."""
-    if given is not None and not (isinstance(given, str) and 32 <= len(given) <= 128):
+    if given is not None and not (isinstance(given, str) and 32 <= len(given) <= 128 and _travels(given)):
         raise BadRequest(
             "a token is 32 to 128 characters that nobody can guess: take the one of a client, client.token"
         )

@@ -87,6 +87,8 @@ def as_completed(pendings: Iterable[Pending], timeout: float | None = None) -> I
     timeout: seconds to wait for the next one (the client's own timeout: None). Raises ServerGone. Ask each for its
     `result()`, which raises what its call raises.
     """
+    if isinstance(pendings, Pending) or not isinstance(pendings, Iterable):  # a Stream's tokens would be read
+        raise BadRequest(f"as_completed() takes a list of what is under way, not {type(pendings).__name__}")
     waiting, done = list(pendings), []
     for one in waiting:
         if not isinstance(one, Pending):

@@ -87,6 +87,13 @@ def _size(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def _port(text: str) -> int:
+    """As `djinn serve` takes it."""
+    if not re.fullmatch(r"\d{1,5}", text) or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: give 0 to 65535")
+    return int(text)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="djinn doctor",
@@ -99,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--device", type=_device, help="cpu or cuda:N that the server is to use (default: the first card, or the CPU)"
     )
-    parser.add_argument("--port", type=int, default=5556, help="that a server is to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=_port, default=5556, help="that a server is to listen on (default: %(default)s)")
     parser.add_argument(
         "--host-budget", type=_size, default="2GB", help="memory that its pool is to take (default: %(default)s)"
     )

@@ -45,7 +45,7 @@ def check_request(body: AnyRequest) -> None:
     """Raise BadRequest, naming the argument, where the server would not take `body` for a request."""
     try:
         _bodies["request"].decode(_encoder.encode(body))
-    except (msgspec.ValidationError, TypeError, OverflowError) as error:
+    except (msgspec.ValidationError, TypeError, OverflowError, RecursionError, UnicodeEncodeError) as error:
         raise BadRequest(f"an argument has the wrong type: {error}") from error
 
 
