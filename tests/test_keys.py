@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -155,6 +156,22 @@ def test_a_folder_that_cannot_be_read_any_more_lets_nobody_in(tmp_path, caplog):
     assert keyring.name_of(public) is None and "nobody is let in" in caplog.text
 
 
+def test_a_key_that_is_written_over_in_its_place_is_another_one_at_once(tmp_path, caplog):
+    make_keys(tmp_path / "keys", ["alice", "bob"])
+    make_keys(tmp_path / "new", ["alice"])
+    keyring = Keyring(tmp_path / "keys")
+    old, new = (client_keys(tmp_path / folder / "alice")[0].public for folder in ("keys", "new"))
+    bob = client_keys(tmp_path / "keys" / "bob")[0].public
+    alices = tmp_path / "keys" / "clients" / "alice.key"
+    shutil.copyfile(tmp_path / "new" / "clients" / "alice.key", alices)
+    assert (keyring.name_of(old), keyring.name_of(new), keyring.name_of(bob)) == (None, "alice", "bob")
+    alices.write_text("")
+    assert (keyring.name_of(new), keyring.name_of(bob)) == (None, "bob") and "left out" in caplog.text
+    alices.unlink()
+    alices.symlink_to(tmp_path / "nothing")
+    assert keyring.name_of(bob) == "bob"
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "*", "eth0", "localhost.example"])
 def test_any_address_but_loopback_needs_keys(folder, host):
     with pytest.raises(BadRequest, match="djinn keys DIR"):
@@ -214,6 +231,18 @@ def test_keys_are_added_to_and_never_written_over(tmp_path):
     make_keys(keys, ["bob"])
     assert (keys / "server.key_secret").read_bytes() == before
     assert sorted(path.stem for path in (keys / "clients").iterdir()) == ["alice", "bob"]
+
+
+def test_keys_that_could_not_be_made_leave_nothing_in_the_way(tmp_path):
+    keys = tmp_path / "keys"
+    make_keys(keys, [])
+    (keys / "server.key").rename(tmp_path / "server.key")
+    with pytest.raises(BadRequest, match=r"server\.key: No such file"):
+        make_keys(keys, ["bob"])
+    assert not (keys / "bob").exists()
+    (tmp_path / "server.key").rename(keys / "server.key")
+    make_keys(keys, ["bob"])
+    assert client_keys(keys / "bob")
 
 
 def test_a_server_with_keys_for_nobody_is_refused(tmp_path):

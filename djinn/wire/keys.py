@@ -10,6 +10,7 @@ A file with a secret is for its owner alone (0600), and is refused when others c
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 import tempfile
@@ -60,8 +61,12 @@ def _make_all(folder: Path, names: Sequence[str]) -> None:
         _make("server", folder / "server.key", folder / "server.key_secret")
     for name in names:
         (folder / name).mkdir(mode=0o700)
-        shutil.copyfile(folder / "server.key", folder / name / "server.key")
-        _make("client", folder / CLIENTS / f"{name}.key", folder / name / "client.key_secret")
+        try:
+            shutil.copyfile(folder / "server.key", folder / name / "server.key")
+            _make("client", folder / CLIENTS / f"{name}.key", folder / name / "client.key_secret")
+        except BaseException:  # no server.key there, or Ctrl-C: the name is not taken by half of what belongs to it
+            shutil.rmtree(folder / name, ignore_errors=True)
+            raise
 
 
 def _make(what: str, public: Path, secret: Path) -> None:
@@ -102,28 +107,41 @@ def _load(path: Path, folder: Path) -> tuple[bytes, bytes | None]:
 
 
 class Keyring:
-    """The public keys in `folder`/clients, read again whenever a file was added or taken away. Fails closed."""
+    """The public keys in `folder`/clients, read again whenever a file was added, taken away or written anew. Fails closed."""
 
     def __init__(self, folder: Path) -> None:
         """Raises BadRequest where there is nobody who could come."""
         self.own = server_keys(folder)
-        self._folder, self._read_ns = folder / CLIENTS, 0
+        self._folder, self._changed_ns = folder / CLIENTS, 0
+        self._files: dict[str, tuple[int, ...]] = {}  # by name: how they stood when they were read
         self._names: dict[bytes, str] = {}
         self.name_of(self.own.public)  # reads the folder
         if not self._names:
             raise BadRequest(f"{self._folder} holds no client's key: djinn keys {folder} NAME makes one")
 
     def name_of(self, public: bytes) -> str | None:
-        """Whose key it is, or None: not to be let in."""
+        """Whose key it is, or None: not to be let in. A message of one who is known costs a look at that one's file, and not at
+        everybody's; a stranger's may stand in any."""
         try:
-            changed_ns = self._folder.stat().st_mtime_ns
-            if changed_ns != self._read_ns:
-                self._names = dict(filter(None, map(self._read, sorted(self._folder.glob("*.key")))))
-                self._read_ns = changed_ns
+            changed = self._folder.stat().st_mtime_ns != self._changed_ns
+            if changed or not self._stands(self._names.get(public)):
+                self._look()
         except OSError as error:
             log.error("nobody is let in: %s cannot be read (%s)", self._folder, error.strerror)
             return None
         return self._names.get(public)
+
+    def _stands(self, name: str | None) -> bool:
+        """Whether the file is as it was read: the folder's time tells nothing of one that is written over in its place."""
+        return name is not None and self._files.get(f"{name}.key") == _marks(self._folder / f"{name}.key")
+
+    def _look(self) -> None:
+        changed_ns = self._folder.stat().st_mtime_ns
+        with os.scandir(self._folder) as entries:
+            files = {entry.name: _marks(entry) for entry in entries if entry.name.endswith(".key")}
+        if files != self._files:
+            self._names = dict(filter(None, map(self._read, sorted(self._folder.glob("*.key")))))
+        self._files, self._changed_ns = files, changed_ns
 
     @staticmethod
     def _read(path: Path) -> tuple[bytes, str] | None:
@@ -132,3 +150,12 @@ class Keyring:
         except BadRequest as error:
             log.error("left out: %s", error)
             return None
+
+
+def _marks(file: Path | os.DirEntry) -> tuple[int, ...]:
+    """Other ones as soon as the file is another."""
+    try:
+        found = file.stat()
+    except OSError:  # gone meanwhile, or a link to nothing
+        return ()
+    return found.st_ino, found.st_mtime_ns, found.st_size
