@@ -112,7 +112,7 @@ class NotAllowed(DjinnError):
 
 
 class LimitReached(DjinnError):
-    """A limit of the server; the message names it and the option that raises it. Nothing was done."""
+    """A limit of the server, whose option the message names, or of how many clients fit this process. Nothing was done."""
 
     code = "limit_reached"
 
