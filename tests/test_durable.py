@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -26,6 +27,7 @@ from djinn.durable.record import FORMAT, Chooser, Identity, Kept, Part, Record
 from djinn.durable.store import Store
 from djinn.errors import BadRequest, StateInUse, StateRefused
 from djinn.sampling import GREEDY
+from djinn.tiers import disk as disk_module
 from djinn.tiers.disk import CHUNK, Disk
 from djinn.timeline import Timeline
 
@@ -363,6 +365,17 @@ os._exit(1)
     living.close()
     other.close()
     assert not list(tmp_path.iterdir())
+
+
+def test_where_nothing_more_can_be_opened_a_disk_says_so(tmp_path, monkeypatch):
+    """And does not make folder after folder, looking for one that nobody has swept away."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(disk_module, "os", SimpleNamespace(**vars(os) | {"open": full}))
+    with pytest.raises(OSError, match="too many open files"):
+        Disk(Timeline(), tmp_path)
 
 
 def test_a_damaged_file_that_cannot_be_set_aside_is_told_too(folder, monkeypatch):

@@ -123,10 +123,11 @@ def _own(below: Path | None, prefix: str) -> tuple[tempfile.TemporaryDirectory, 
     while True:
         folder = tempfile.TemporaryDirectory(prefix=prefix, dir=below)
         held = _locked(folder.name)
-        if held is not None and os.path.exists(folder.name):
+        if held is None:  # somebody who sweeps was faster
+            continue
+        if os.path.exists(folder.name):
             return folder, held
-        if held is not None:  # somebody who sweeps was between the two
-            os.close(held)
+        os.close(held)  # and here between the two
 
 
 def _sweep(below: Path) -> None:
@@ -139,10 +140,10 @@ def _sweep(below: Path) -> None:
 
 
 def _locked(folder: str | Path) -> int | None:
-    """A lock on the folder; None where it is another's, or gone."""
+    """A lock on the folder; None where it is another's, or gone. Raises OSError where this process can open nothing more."""
     try:
         held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:  # of another user, a link, or removed just now
+    except (PermissionError, NotADirectoryError, FileNotFoundError):  # of another user, a link, or removed just now
         return None
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
