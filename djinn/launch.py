@@ -18,7 +18,7 @@ from djinn.sizes import parse_bytes
 
 log = logging.getLogger(__name__)
 READY = "djinn: listening on "
-DRAIN_S = 30.0  # the server's own drain_timeout
+DRAIN_S = 30.0  # that running requests get, where no drain_timeout is given
 GRACE_S = 120.0  # behind the drain, for what is written and sent then
 
 

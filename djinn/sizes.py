@@ -1,4 +1,4 @@
-"""Sizes in bytes: reading them from text, and the arithmetic of KV caches; lengths of time from text. Pure."""
+"""Sizes in bytes: reading them from text, and the arithmetic of KV caches; lengths of time and ports from text. Pure."""
 
 from __future__ import annotations
 
@@ -41,6 +41,17 @@ def parse_seconds(text: str | float) -> float:
     if not match or not 0 < (seconds := float(match[1]) * SECONDS[match[2]]) < math.inf:
         raise BadRequest(f"{text!r} is not a length of time: write a number and s, m, h or d, such as 24h")
     return seconds
+
+
+def parse_port(text: str) -> int:
+    """A port to listen on; 0 is whichever is free."""
+    try:
+        port = int(text)
+    except ValueError:
+        port = -1
+    if not 0 <= port <= 65535:
+        raise BadRequest(f"{text} is no port: give 0 to 65535, 0 takes a free one")
+    return port
 
 
 def format_seconds(seconds: float) -> str:

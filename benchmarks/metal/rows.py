@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.metal.row import Row, copy_ms, in_ms, median, medians, over, p99, reported_or_held
 from benchmarks.metal.samples import Missing, Run
+from evaluation.facts_cost import BUSY
 
 DECODE_ROWS = 32  # sessions decoded in one pass on a card
 
@@ -228,7 +229,7 @@ def _engine(s: dict[str, Any]) -> Iterator[Row]:
 def _interference(run: Run, name: str) -> float:
     """The upper bound of beside copies ÷ alone. Raises Missing where copies ran for less of the time than MEASURES asks."""
     busy = statistics.median(run.about(f"{name}.busy_ms", "copies_busy"))
-    if busy < 0.8:
+    if busy < BUSY:
         raise Missing(f"{name}: copies ran {busy:.0%} of the time")
     return run.bound(f"{name}.busy_ms", f"{name}.alone_ms")["high"]
 

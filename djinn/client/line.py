@@ -37,7 +37,7 @@ def dealer() -> tuple[zmq.Socket, zmq.Socket]:
         socket = Context.instance().socket(zmq.DEALER)
         try:
             monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | REFUSED)
-        except BaseException:
+        except BaseException:  # no room for it, or Ctrl-C: nobody holds the socket who could close it
             socket.close(0)
             raise
     except zmq.ZMQError as error:

@@ -15,7 +15,7 @@ from djinn.doctor.finding import Finding, report
 from djinn.errors import BadRequest, DjinnError
 from djinn.launch import serve
 from djinn.model.weights import cache_root
-from djinn.sizes import parse_bytes
+from djinn.sizes import parse_bytes, parse_port
 
 OWN = {"device_budget": "60MB", "host_budget": "60MB", "max_tokens": 256, "threads": 1}  # of the small model
 OWN_MODEL = "tiny-llama"
@@ -88,10 +88,10 @@ def _size(text: str) -> int:
 
 
 def _port(text: str) -> int:
-    """As `djinn serve` takes it."""
-    if not re.fullmatch(r"\d{1,5}", text) or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port: give 0 to 65535")
-    return int(text)
+    try:
+        return parse_port(text)
+    except BadRequest as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -26,9 +26,8 @@ with unasked("sklearn"):
 SOURCES = ("wheel", "hub", "path", "random")
 A_PATH = ("/", "./", "../", "~")  # how a name begins that can only be a folder's
 NAMED = 4  # tensors in a refusal
-UNPACKED = (
-    "mxfp4"  # the one quantisation that transformers makes plain weights of, where no kernels for it are installed
-)
+# The one quantisation that transformers makes plain weights of, where no kernels for it are installed.
+UNPACKED = "mxfp4"
 # What transformers raises over a config that it cannot make a model of. No RuntimeError: the device's faults are those too.
 CONFIG_FAILURES = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, TypeError)
 

@@ -50,7 +50,7 @@ class _Asker:
 class Replies:
     """For any thread. `send` must not wait."""
 
-    def __init__(self, send: Send, max_requests: int, connected: Callable[[bytes], bool] = lambda peer: False) -> None:
+    def __init__(self, send: Send, max_requests: int, connected: Callable[[bytes], bool]) -> None:
         """connected: whether a client is still there; asked by the thread that calls `begin`."""
         self._send, self._max_requests, self._connected = send, max_requests, connected
         self._lock = threading.Lock()

@@ -14,12 +14,12 @@ import os
 import signal
 import sys
 
-from djinn.errors import DjinnError, NoDevice
-from djinn.launch import READY, last_words
+from djinn.errors import BadRequest, DjinnError, NoDevice
+from djinn.launch import DRAIN_S, READY, last_words
 from djinn.lifeline import die_with_parent
 from djinn.server.door import check_address, keyring_for
 from djinn.server.limits import message_bytes
-from djinn.sizes import parse_bytes, parse_seconds
+from djinn.sizes import parse_bytes, parse_port, parse_seconds
 
 DEFAULT_MODEL = "smollm2-135m"
 # A thread that a copy has woken takes over from one that queues many others after this time, not after Python's 5 ms: a
@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--drain-timeout",
         type=_seconds,
-        default=30.0,
+        default=DRAIN_S,
         help="seconds that running requests get on SIGTERM before they are stopped (default: %(default)g)",
     )
     p.add_argument(
@@ -137,10 +137,10 @@ def _rows(text: str) -> int:
 
 
 def _port(text: str) -> int:
-    port = _whole(text)
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"{port} is no port: give 0 to 65535, 0 takes a free one")
-    return port
+    try:
+        return parse_port(text)
+    except BadRequest as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _seconds(text: str) -> float:

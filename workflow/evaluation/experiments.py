@@ -74,6 +74,8 @@ def _checkpoint_cost(result: Result) -> Result:
     """dispatch_ms: one checkpoint's share of the paired difference; share_of_prefill: the same over the plain prefill."""
     times, beside = result["prefill_ms"], result["interference"]
     each = {way: [ms / result["checkpoints"] for ms in samples] for way, samples in times.items()}
+    # Older raw files know only how long parking took, and call that drained_ms.
+    parked, drained = ("parked_ms", "drained_ms") if "parked_ms" in result else ("drained_ms", None)
     by = {"prefill": 1.0, "decode": 1.0}
     if "decode_passes" not in beside:  # older: the time of DECODED - 1 passes divided by DECODED tokens
         by["decode"] = lengths.DECODED / (lengths.DECODED - 1)
@@ -82,11 +84,10 @@ def _checkpoint_cost(result: Result) -> Result:
         "checkpoints": result["checkpoints"],
         "prefill_ms": {way: summarise(samples) for way, samples in times.items()},
         "dispatch_ms": paired_difference(each["with"], each["without"]),
-        # older raw files know only how long parking took, and call that drained_ms
-        "parked_ms": summarise(result["parked_ms"] if "parked_ms" in result else result["drained_ms"]),
-        "drained_ms": summarise(result["drained_ms"]) if "parked_ms" in result else None,
+        "parked_ms": summarise(result[parked]),
+        "drained_ms": drained and summarise(result[drained]),
         "drained_bytes": summarise(result["drained_bytes"]),
-        "behind_bytes": summarise(result["behind_bytes"]) if "parked_ms" in result else None,
+        "behind_bytes": drained and summarise(result["behind_bytes"]),
         "interference": {
             what: {
                 "alone_ms": summarise([by[what] * ms for ms in beside[f"{what}_ms"]["alone"]]),

@@ -50,9 +50,8 @@ def _slowdown(combined: Combined, what: str) -> tuple[float, str]:
     cost = combined["checkpoint_cost"]
     found, busy = cost["interference"][what], cost["busy"]["median"]
     ratio = found["slowdown"]
-    if (
-        busy < BUSY and ratio["high"] - 1 < PROMISED
-    ):  # more copies could slow it more; a bound that is too high stays so
+    # More copies could slow it more; a bound that is too high stays so.
+    if busy < BUSY and ratio["high"] - 1 < PROMISED:
         raise Absent(f"copies ran {100 * busy:.4g} % of the time, MEASURES asks for {100 * BUSY:.0f} %")
     enough = "" if busy >= BUSY else f" (MEASURES asks for {100 * BUSY:.0f} %: this load could not keep them as busy)"
     return ratio["high"] - 1, (
